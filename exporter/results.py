@@ -1,0 +1,167 @@
+"""Frozen results: what a build, a verification or a measurement found. `exporter.report` alone formats them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from passes.base import PassResult
+from passes.errors import ExitCode
+from passes.observers import PassStatistics
+
+
+class Verdict(StrEnum):
+    """How a check ended. NOT_RUN never counts as passed; WAIVED is a NOT_RUN that the user allowed beforehand."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_RUN = "not run"
+    WAIVED = "waived"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputAccuracy:
+    """One output compared with the original's over all samples.
+
+    sqnr_db: 10 log10(sum(reference^2) / sum((reference - candidate)^2)), in dB; inf when bit-equal.
+    cosine: the least cosine similarity over samples' rows; nan for outputs without direction (all zero).
+    top1_agreement: share of rows with the same argmax over the last axis; None where that has no meaning.
+    problems: a missing, extra, misshapen, mistyped or non-finite output, in words; any of these is a failure.
+    """
+
+    name: str
+    elements: int
+    sqnr_db: float
+    cosine: float
+    max_abs: float
+    reference_max_abs: float
+    top1_agreement: float | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One threshold and how it went: `name` is "sqnr_db", "cosine", "top1_agreement", "max_abs", "speedup", "size_ratio"."""
+
+    name: str
+    threshold: float
+    measured: float | None
+    verdict: Verdict
+    reason: str = ""
+    exit_code: ExitCode = ExitCode.ACCURACY
+
+
+@dataclass(frozen=True, slots=True)
+class StageAccuracy:
+    """One stage (trace, optimize, quantize, or an artifact) against the original on held-out samples.
+
+    input_shapes: the shapes that were run, so that a reader sees which batch sizes and lengths were covered.
+    """
+
+    stage: str
+    precision: str
+    verdict: Verdict
+    outputs: tuple[OutputAccuracy, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    samples: int = 0
+    input_shapes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One side of an interleaved measurement; times in ms. The interval is the median's 95% confidence interval."""
+
+    label: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    times_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedComparison:
+    """Original and artifact measured in turn (A B A B) on the same input.
+
+    ratio: median over rounds of original/artifact, >1 means the artifact is faster; with its 95% interval.
+    conclusion: "faster", "slower" or "no difference beyond noise".
+    """
+
+    baseline: Latency
+    candidate: Latency
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    conclusion: str
+    input_shapes: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactReport:
+    """One artifact: where it is, how accurate, how fast, how large, or why it is not there."""
+
+    target: str
+    precision: str
+    label: str
+    path: str
+    verdict: Verdict
+    accuracy: StageAccuracy | None = None
+    speed: tuple[SpeedComparison, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    size_bytes: int = 0
+    build_seconds: float = 0.0
+    blockers: tuple[str, ...] = ()
+    reason: str = ""
+    waived: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    exit_code: ExitCode = ExitCode.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One tracing strategy that was tried; `reason` is empty for the one that worked."""
+
+    strategy: str
+    seconds: float
+    reason: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineReport:
+    """One run of a pipeline: its text, each pass's statistics, and what was applied and refused."""
+
+    stage: str
+    pipeline: str
+    statistics: tuple[PassStatistics, ...]
+    results: tuple[PassResult, ...]
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """All that a build, or a verification of existing artifacts, found. `exit_code` is the worst of its parts."""
+
+    source: str
+    source_sha256: str
+    out: str
+    attempts: tuple[Attempt, ...]
+    pipelines: tuple[PipelineReport, ...]
+    stages: tuple[StageAccuracy, ...]
+    artifacts: tuple[ArtifactReport, ...]
+    baselines: tuple[SpeedComparison, ...] = ()
+    samples: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    verdict: Verdict = Verdict.NOT_RUN
+    exit_code: ExitCode = ExitCode.INTERNAL

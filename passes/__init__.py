@@ -1,0 +1,1 @@
+"""The floor of graphwright: the graph, the pass contract and the rewrites. Imports neither `targets` nor `exporter`."""

@@ -1,0 +1,60 @@
+"""What a runtime can take, as plain data: a target fills it in, a pass reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+BiasType = Literal["int32", "float32"]
+ActivationType = Literal["int8", "uint8"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSupport:
+    """The int8 that a runtime executes as int8.
+
+    operators: operators with int8 kernels ("Conv", "MatMul", ...): their data inputs get Q/DQ.
+    passthrough: operators that keep int8 when their input and output share one scale (MaxPool, Reshape, Transpose, Relu).
+    float_fused: float operators that the runtime fuses into the int8 kernel before them (Relu, Clip, Add, HardSwish...).
+    quantize_outputs: the runtime fuses only DQ -> op -> Q, so every int8 operator's output must be quantized too.
+    activation_matmul: a MatMul of two activations (attention scores) runs in int8.
+    """
+
+    operators: frozenset[str] = frozenset()
+    passthrough: frozenset[str] = frozenset()
+    float_fused: frozenset[str] = frozenset()
+    activation_types: tuple[ActivationType, ...] = ("int8",)
+    symmetric_activations: bool = True
+    per_channel: bool = True
+    per_channel_operators: frozenset[str] = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+    weight_bits: int = 8  # 7 leaves headroom where int8 products saturate in int16 (x86 without VNNI)
+    bias: BiasType = "float32"
+    quantize_outputs: bool = False
+    activation_matmul: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """A runtime's limits.
+
+    kernels: "Op" or "domain::Op" names with a kernel; None means the whole standard operator set up to `opset_limit`.
+    precisions: the low precisions it computes in, of "fp32", "fp16", "bf16", "int8", "fp8".
+    """
+
+    name: str
+    opset_limit: int
+    opset_minimum: int = 13
+    kernels: frozenset[str] | None = None
+    precisions: frozenset[str] = frozenset({"fp32"})
+    dynamic_shapes: bool = True
+    quantization: QuantizationSupport = field(default_factory=QuantizationSupport)
+
+    def has_kernel(self, op_type: str, *, domain: str = "") -> bool:
+        """Return whether the runtime executes this operator itself."""
+        if self.kernels is None:
+            return domain in ("", "ai.onnx")
+        return (op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}") in self.kernels
+
+
+PORTABLE = Capabilities(name="portable", opset_limit=23)
+"""The runtime-free default: standard operators up to opset 23."""

@@ -1,0 +1,1 @@
+"""The runtimes that graphwright lowers to, one folder each. Imports `passes`, never `exporter`."""
