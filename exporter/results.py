@@ -43,7 +43,10 @@ class OutputAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One threshold and how it went: `name` is "sqnr_db", "cosine", "top1_agreement", "max_abs", "speedup", "size_ratio"."""
+    """One threshold and how it went.
+
+    `name` is one of "sqnr_db", "cosine", "top1_agreement", "max_abs", "speedup", "size_ratio".
+    """
 
     name: str
     threshold: float

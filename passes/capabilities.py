@@ -14,8 +14,8 @@ class QuantizationSupport:
     """The int8 that a runtime executes as int8.
 
     operators: operators with int8 kernels ("Conv", "MatMul", ...): their data inputs get Q/DQ.
-    passthrough: operators that keep int8 when their input and output share one scale (MaxPool, Reshape, Transpose, Relu).
-    float_fused: float operators that the runtime fuses into the int8 kernel before them (Relu, Clip, Add, HardSwish...).
+    passthrough: operators that keep int8 when input and output share one scale (MaxPool, Reshape, Transpose, Relu).
+    float_fused: float operators that the runtime fuses into the int8 kernel before them (Relu, Clip, Add, ...).
     quantize_outputs: the runtime fuses only DQ -> op -> Q, so every int8 operator's output must be quantized too.
     activation_matmul: a MatMul of two activations (attention scores) runs in int8.
     """

@@ -75,7 +75,7 @@ class PrintAfter(Observer):
 
 @dataclass
 class Dump(Observer):
-    """Save the graph after each pass that changed it, as `NN-pass.onnx` with weights left as references where possible."""
+    """Save the graph after each pass that changed it, as `NN-pass.onnx`."""
 
     folder: Path
     _index: int = 0

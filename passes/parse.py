@@ -135,7 +135,7 @@ def _value_from_text(text: str, hint: object) -> object:
         return text == "true"
     if hint in (int, float):
         try:
-            return typing.cast("type[int] | type[float]", hint)(text)
+            return hint(text)
         except ValueError:
             raise ValueError(f"'{text}' is not a number of type {getattr(hint, '__name__', hint)}") from None
     return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
 
 def _external_size(root: Path, location: str, path: Path) -> int:
     file = (root / location).resolve()
-    if os.path.isabs(location) or not file.is_relative_to(root):
+    if Path(location).is_absolute() or not file.is_relative_to(root):
         raise BadModel(
             f"{path} names external data outside its folder: '{location}'.",
             hint="Put the data file next to the model and name it without '..'; such a path may be an attack.",

@@ -41,7 +41,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class DimRange:
-    """The sizes that a named dimension takes: least, usual and greatest. Read from the samples, or given by the user."""
+    """The sizes that a named dimension takes: least, usual and greatest; from the samples, or given by the user."""
 
     minimum: int
     usual: int

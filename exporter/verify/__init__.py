@@ -1,0 +1,1 @@
+"""Does an artifact compute what the original computes, and how fast."""
