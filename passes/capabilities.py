@@ -38,7 +38,8 @@ class Capabilities:
     """A runtime's limits.
 
     kernels: "Op" or "domain::Op" names with a kernel; None means the whole standard operator set up to `opset_limit`.
-    precisions: the low precisions it computes in, of "fp32", "fp16", "bf16", "int8", "fp8".
+    precisions: the precisions it computes in, of "fp32", "fp16", "bf16", "int8", "fp8".
+    typed_precisions: the ones that the graph's own types must carry; for the others the runtime is told at build time.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Capabilities:
     opset_minimum: int = 13
     kernels: frozenset[str] | None = None
     precisions: frozenset[str] = frozenset({"fp32"})
+    typed_precisions: frozenset[str] = frozenset({"int8"})
     dynamic_shapes: bool = True
     quantization: QuantizationSupport = field(default_factory=QuantizationSupport)
 
