@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,8 +28,13 @@ class OutputAccuracy:
 
     sqnr_db: 10 log10(sum(reference^2) / sum((reference - candidate)^2)), in dB; inf when bit-equal.
     cosine: the least cosine similarity over samples' rows; nan for outputs without direction (all zero).
-    top1_agreement: share of rows with the same argmax over the last axis; None where that has no meaning.
+    top1_agreement: share of rows with the same argmax over the last axis, or of equal elements for an integer output;
+        None where that has no meaning.
     problems: a missing, extra, misshapen, mistyped or non-finite output, in words; any of these is a failure.
+    worst_sample_sqnr_db: the output's mean power over all samples against the error power of the worst sample, in dB.
+    worst_sample: that sample's index and input shapes, in words.
+    is_exact: an integer or boolean output, compared for equality; its dB figures gate nothing.
+    notes: what makes the comparison prove little, such as an output that is the same for every sample.
     """
 
     name: str
@@ -39,14 +45,15 @@ class OutputAccuracy:
     reference_max_abs: float
     top1_agreement: float | None = None
     problems: tuple[str, ...] = ()
+    worst_sample_sqnr_db: float = math.inf
+    worst_sample: str = ""
+    is_exact: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One threshold and how it went.
-
-    `name` is one of "sqnr_db", "cosine", "top1_agreement", "max_abs", "speedup", "size_ratio".
-    """
+    """One threshold and how it went; `name` is one of those that exporter.verify.tolerance.GATES describes."""
 
     name: str
     threshold: float
@@ -72,6 +79,10 @@ class StageAccuracy:
     input_shapes: tuple[str, ...] = ()
     reason: str = ""
 
+    @property
+    def exit_code(self) -> ExitCode:
+        return {Verdict.FAILED: ExitCode.ACCURACY, Verdict.NOT_RUN: ExitCode.NOT_RUN}.get(self.verdict, ExitCode.OK)
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -91,6 +102,7 @@ class SpeedComparison:
 
     ratio: median over rounds of original/artifact, >1 means the artifact is faster; with its 95% interval.
     conclusion: "faster", "slower" or "no difference beyond noise".
+    noise_floor: what the whole interval had to clear 1 by: the original measured against itself, at least 0.02.
     """
 
     baseline: Latency
@@ -101,6 +113,8 @@ class SpeedComparison:
     conclusion: str
     input_shapes: str
     threads: int
+    noise_floor: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +166,10 @@ class PipelineReport:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """All that a build, or a verification of existing artifacts, found. `exit_code` is the worst of its parts."""
+    """All that a build, or a verification of existing artifacts, found. `exit_code` is the worst of its parts.
+
+    model_size_bytes: the portable fp32 model with its external data; what an artifact's size is a share of. 0: unknown.
+    """
 
     source: str
     source_sha256: str
@@ -168,3 +185,4 @@ class BuildReport:
     notes: tuple[str, ...] = ()
     verdict: Verdict = Verdict.NOT_RUN
     exit_code: ExitCode = ExitCode.INTERNAL
+    model_size_bytes: int = 0
