@@ -42,6 +42,12 @@ class Pipeline:
     def __add__(self, other: Pipeline) -> Pipeline:
         return Pipeline(self.steps + other.steps)
 
+    def flat(self) -> tuple[Pass, ...]:
+        """Return every pass once per mention, the ones inside `repeat` included."""
+        return tuple(
+            inner for step in self.steps for inner in (step.steps if isinstance(step, Repeat) else (step,))
+        )
+
     def run(
         self,
         model: ir.Model,

@@ -1,0 +1,98 @@
+"""The `graphwright` group: commands are imported on call, and every failure becomes its documented exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+from typing import Any
+
+import click
+
+import exporter
+from passes.errors import ExitCode, GraphwrightError
+
+INTERRUPTED = 130
+"""128 + SIGINT, as a shell reports it."""
+
+_COMMANDS = {
+    "build": "Trace, optimize, quantize, lower and verify a model.",
+    "optimize": "Rewrite an ONNX file by passes.",
+    "verify": "Check built artifacts against the original.",
+    "bench": "Time built artifacts, side by side with the original.",
+    "inspect": "Show what a model or an artifact holds, and whether a target takes it.",
+    "doctor": "Show which targets can build and run on this machine.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands live in modules of the same name; their one-line help is here, so listing imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"exporter.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and name not in _COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, _COMMANDS, n=2)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"There is no command '{name}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GraphwrightError as error:
+            _report_error(error.message, error.hint, error.exit_code)
+            ctx.exit(int(error.exit_code))
+        except KeyboardInterrupt:
+            click.echo("Interrupted; nothing was left half-written.", err=True)
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            ctx.exit(int(ExitCode.INTERNAL))
+        except Exception as error:
+            traceback.print_exc()
+            _report_error(
+                f"Internal error: {type(error).__name__}: {error}",
+                "This is a defect of graphwright; please report it with the lines above.",
+                ExitCode.INTERNAL,
+            )
+            ctx.exit(int(ExitCode.INTERNAL))
+
+
+def _report_error(message: str, hint: str, code: ExitCode) -> None:
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": {"message": message, "hint": hint}, "exit_code": int(code)}, indent=2))
+    click.secho(f"error: {message}", fg="red", err=True)
+    if hint:
+        click.echo(f"  fix: {hint}", err=True)
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=(
+        "Exit codes: 0 all gates passed, 1 internal error, 2 wrong usage, 3 accuracy gate failed, 4 speed or size gate "
+        "failed, 5 model blocked, 6 a requested target could not run here, 130 interrupted. The worst one wins."
+    ),
+)
+@click.version_option(exporter.__version__, prog_name="graphwright")
+def main() -> None:
+    """Turn a trained model into deployable artifacts that are proved against the original."""

@@ -1,0 +1,197 @@
+"""The declared build: frozen values, read from TOML or from flags, checked once and never changed afterwards."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from passes.errors import UsageError
+from targets.base import PRECISIONS, DimRange, Precision
+
+WAIVABLE = ("execution",)
+"""Checks that may be waived beforehand: "execution" allows an artifact that has no device here to stay not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRequest:
+    """One target with its settings, as in `--target xla:topology=v5e:2x2`."""
+
+    name: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        settings = ",".join(f"{key}={value}" for key, value in self.settings.items())
+        return f"{self.name}:{settings}" if settings else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that determines a build.
+
+    samples, calibration: where held-out and calibration inputs come from; None takes the source's own example for
+    `samples`, and is an error for `calibration` when int8 is asked for.
+    pipeline: pass text; None takes the default pipeline.
+    gates: "name=value", optionally scoped "int8:name=value" or "openvino:name=value".
+    waive: "execution" or "execution:TARGET".
+    threads: CPU threads for the original and every artifact; None takes what this process may use.
+    speed_seconds: time budget of the interleaved measurement at one input shape; 0 measures nothing.
+    """
+
+    source: str
+    samples: str | None = None
+    calibration: str | None = None
+    targets: tuple[TargetRequest, ...] = (TargetRequest("onnxruntime"),)
+    precisions: tuple[Precision, ...] = ("fp32",)
+    pipeline: str | None = None
+    gates: tuple[str, ...] = ()
+    waive: tuple[str, ...] = ()
+    dims: Mapping[str, DimRange] = field(default_factory=dict)
+    threads: int | None = None
+    speed_seconds: float = 10.0
+    baselines: bool = True
+    time_limit_s: float = 1800.0
+
+    @property
+    def thread_count(self) -> int:
+        """CPU threads that everything is run with."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def is_waived(self, check: str, target: str) -> bool:
+        return check in self.waive or f"{check}:{target}" in self.waive
+
+
+def target_from_text(text: str) -> TargetRequest:
+    """Return the request that `name` or `name:key=value,key=value` spells; values may hold colons."""
+    name, _, rest = text.partition(":")
+    settings: dict[str, str] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not value.strip() or key.strip() in settings:
+            raise UsageError(
+                f"The target '{text}' is not of the form name:key=value,key=value.",
+                hint="For example: --target openvino, --target xla:topology=v5e:2x2, --target tensorrt:sm=89",
+            )
+        settings[key.strip()] = value.strip()
+    if not name.strip():
+        raise UsageError(f"The target '{text}' has no name.", hint="For example: --target openvino")
+    return TargetRequest(name.strip(), settings)
+
+
+def dim_from_text(text: str) -> tuple[str, DimRange]:
+    """Return the name and range that `batch=1..8`, `batch=1..4..8` (least, usual, greatest) or `batch=8` spells."""
+    name, equals, sizes = text.partition("=")
+    parts = sizes.split("..")
+    if not equals or not name or not 1 <= len(parts) <= 3 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(f"The dimension '{text}' is not of the form name=least..usual..greatest.")
+    values = [int(part) for part in parts]
+    least, greatest = values[0], values[-1]
+    usual = values[1] if len(values) == 3 else greatest
+    if not 1 <= least <= usual <= greatest:
+        raise UsageError(f"The dimension '{text}' must have 1 <= least <= usual <= greatest.")
+    return name.strip(), DimRange(least, usual, greatest)
+
+
+def precisions_from_texts(texts: Sequence[str]) -> tuple[Precision, ...]:
+    """Return the precisions that texts such as "fp32,int8" name, each once, in order."""
+    found: dict[Precision, None] = {}
+    for text in ",".join(texts).split(","):
+        name = text.strip()
+        if name not in PRECISIONS:
+            raise UsageError(f"There is no precision '{name}'.", hint=f"Precisions: {', '.join(PRECISIONS)}")
+        found[name] = None
+    return tuple(found)
+
+
+def recipe_from_toml(path: Path) -> Recipe:
+    """Return the recipe in a TOML file; file names in it are relative to the recipe's folder.
+
+    Raises UsageError for a missing or malformed file and for unknown keys, with near matches.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no recipe {path}.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error}") from error
+    _check_keys(path, data)
+    values: dict[str, Any] = {}
+    for key in ("source", "samples", "calibration"):
+        if key in data:
+            values[key] = relocated(_typed(path, data, key, str), path.parent)
+    for key, kind in (("pipeline", str), ("threads", int), ("baselines", bool)):
+        if key in data:
+            values[key] = _typed(path, data, key, kind)
+    for key in ("speed_seconds", "time_limit_s"):
+        if key in data:
+            values[key] = float(_typed(path, data, key, (int, float)))
+    for key in ("gates", "waive"):
+        if key in data:
+            values[key] = _texts(path, data, key)
+    if "precisions" in data:
+        values["precisions"] = precisions_from_texts(_texts(path, data, "precisions"))
+    if "dims" in data:
+        table = _typed(path, data, "dims", dict)
+        values["dims"] = dict(dim_from_text(f"{name}={sizes}") for name, sizes in table.items())
+    if "targets" in data:
+        values["targets"] = tuple(target_from_text(text) for text in _texts(path, data, "targets"))
+    if "source" not in values:
+        raise UsageError(f"The recipe {path} names no source.", hint='For example: source = "model.py:build"')
+    return checked(Recipe(**values))
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """Return the recipe if its values are sound. Raises UsageError for the first that is not."""
+    if not recipe.targets:
+        raise UsageError("No target is asked for.", hint="For example: --target onnxruntime")
+    if not recipe.precisions:
+        raise UsageError("No precision is asked for.", hint=f"Precisions: {', '.join(PRECISIONS)}")
+    if recipe.threads is not None and recipe.threads < 1:
+        raise UsageError(f"threads is {recipe.threads}; it must be at least 1.")
+    if recipe.speed_seconds < 0 or recipe.time_limit_s <= 0:
+        raise UsageError("speed_seconds must be at least 0 and time_limit_s above 0.")
+    for text in recipe.waive:
+        if text.partition(":")[0] not in WAIVABLE:
+            raise UsageError(f"'{text}' cannot be waived.", hint=f"What can be: {', '.join(WAIVABLE)}")
+    return recipe
+
+
+def relocated(text: str, folder: Path) -> str:
+    """Return `text` with a path in it (file.onnx, samples/, file.py:function) taken relative to `folder`."""
+    path, colon, function = text.rpartition(":")
+    if not colon:
+        return str(folder / text)
+    return f"{folder / path}:{function}" if path.endswith(".py") else text
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with every override that is not None put in, checked again."""
+    return checked(replace(recipe, **{key: value for key, value in overrides.items() if value is not None}))
+
+
+def _check_keys(path: Path, data: Mapping[str, Any]) -> None:
+    known = [entry.name for entry in fields(Recipe)]
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Keys: {', '.join(known)}"
+            raise UsageError(f"The recipe {path} has an unknown key '{key}'.", hint=hint)
+
+
+def _typed(path: Path, data: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+    value = data[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        wanted = kind.__name__ if isinstance(kind, type) else " or ".join(each.__name__ for each in kind)
+        raise UsageError(f"The recipe {path}: '{key}' must be {wanted}, not {type(value).__name__}.")
+    return value
+
+
+def _texts(path: Path, data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    values = _typed(path, data, key, list)
+    if not all(isinstance(value, str) for value in values):
+        raise UsageError(f"The recipe {path}: '{key}' must be a list of strings.")
+    return tuple(values)

@@ -1,0 +1,109 @@
+"""An output folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from passes.errors import GraphwrightError, UsageError
+
+_FREE_BYTES_OF_A_FULL_DISK = 1 << 20
+_UNWRITABLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG}
+)
+MARKER = "manifest.json"
+"""A folder that holds this file was made by a build, and may be replaced by the next."""
+
+
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder next to `out` that takes its place when the block ends well, and is removed otherwise.
+
+    Ctrl-C and SIGTERM count as ending badly. Raises UsageError when `out` is a file, a folder that no build made, or
+    lies where nothing can be written; and for a disk that fills up on the way.
+    """
+    _check_replaceable(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise _unwritable(out, error.strerror or str(error)) from error
+    try:
+        with _terminate_as_interrupt():
+            yield staging
+            staging.chmod(0o777 & ~_umask())
+            _swap(staging, out)
+    except GraphwrightError:
+        raise
+    except Exception as error:
+        # A runtime's own writer reports a full disk in its own way, so the disk is asked as well.
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            raise _unwritable(out, error.strerror or str(error)) from error
+        if shutil.disk_usage(staging).free < _FREE_BYTES_OF_A_FULL_DISK:
+            raise _unwritable(out, f"the disk is full ({error})") from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"The output {out} is not a folder.", hint="Choose another -o.")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise UsageError(
+            f"The output folder {out} is not empty and was not made by graphwright.",
+            hint="Choose another -o, or empty the folder yourself.",
+        )
+
+
+def _swap(staging: Path, out: Path) -> None:
+    if not out.exists():
+        staging.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
+    out.rename(old / out.name)
+    try:
+        staging.rename(out)
+    except BaseException:
+        (old / out.name).rename(out)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _unwritable(out: Path, reason: str) -> UsageError:
+    return UsageError(
+        f"The output folder {out} cannot be written: {reason}.",
+        hint="Choose a folder that you may write to, on a disk with free space.",
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt inside the block, so that a stopped pipeline cleans up too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
