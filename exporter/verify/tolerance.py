@@ -9,11 +9,11 @@ The table's numbers, and why:
   fp32 graph are computed in the same precision by nearly the same kernels as the original; they measure 105 to 140 dB,
   so 100 is asked of them.
   fp16 (11 bits, 71 dB): 45 leaves room for some hundred layers. bf16 (8 bits, 53 dB): 25, likewise.
-  int8: 14, an error of a fifth of the signal; classifiers keep their top-1 answers there, embeddings want a user's gate.
+  int8: 14, an error of a fifth of the signal; classifiers mostly keep their answers there, embeddings want more.
 - worst_sample_sqnr_db, dB, at least: 11 dB under sqnr_db. One sample may have 12 times the mean error, not more: a
   fault that one batch size or one length alone has drowns in the mean, and not here.
 - cosine, at least: the least over rows. An error orthogonal to the row with the sqnr_db of the table gives
-  1 - 10**(-sqnr_db/10) / 2; the gate leaves a row about 10 times the mean error power (int8: 5 times).
+  1 - 10**(-sqnr_db/10) / 2; the gate leaves a row 10 times the mean error power or more (int8: 5 times).
 - max_relative, at most: the greatest error over the original's greatest magnitude; finds the single wrong element that
   no mean sees. About 10 standard deviations of the error that sqnr_db allows; for int8, the output's whole range.
 """
