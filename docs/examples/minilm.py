@@ -83,10 +83,10 @@ def calibration() -> Iterator[Sample]:
 
 def held_out() -> Iterator[Sample]:
     """Yield padded batches of several sizes and lengths for the accuracy checks."""
-    yield from _batches(HELD_OUT_MODULES, HELD_OUT_BATCHES)
+    yield from _batches(HELD_OUT_MODULES, HELD_OUT_BATCHES, without=CALIBRATION_MODULES)
 
 
-def _batches(modules: tuple[str, ...], sizes: tuple[int, ...]) -> Iterator[Sample]:
+def _batches(modules: tuple[str, ...], sizes: tuple[int, ...], *, without: tuple[str, ...] = ()) -> Iterator[Sample]:
     import numpy as np
     from tokenizers import Tokenizer
 
@@ -94,7 +94,8 @@ def _batches(modules: tuple[str, ...], sizes: tuple[int, ...]) -> Iterator[Sampl
         tokenizer = Tokenizer.from_buffer(archive.read("tokenizer.json"))
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding()  # to the longest of its batch, so that lengths and padding vary as in use
-    sentences = _sentences(modules)
+    seen = set(_sentences(without))  # a few sentences stand in several modules
+    sentences = [sentence for sentence in _sentences(modules) if sentence not in seen]
     stride = max(len(sentences) // sum(sizes), 1)
     chosen = sentences[::stride]
     start = 0
