@@ -26,7 +26,8 @@ class Verdict(StrEnum):
 class OutputAccuracy:
     """One output compared with the original's over all samples.
 
-    sqnr_db: 10 log10(sum(reference^2) / sum((reference - candidate)^2)), in dB; inf when bit-equal.
+    sqnr_db: 10 log10(sum(reference^2) / sum((reference - candidate)^2)), in dB; inf when bit-equal, nan when nothing
+        could be compared.
     cosine: the least cosine similarity over samples' rows; nan for outputs without direction (all zero).
     top1_agreement: share of rows with the same argmax over the last axis, or of equal elements for an integer output;
         None where that has no meaning.

@@ -1,0 +1,82 @@
+"""The main job: trace, optimize, quantize, lower, verify, and say honestly how each step went."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exporter.environment import describe_environment
+from exporter.graphs import MODEL_FILE, Graphs, make_graphs
+from exporter.jobs import planned_jobs
+from exporter.lowering import Lowered, lower
+from exporter.measuring import measure_all
+from exporter.original import Original, read_original
+from exporter.packaging import finish_artifacts, judged, summed_up, write_build_manifest
+from exporter.recipe import Recipe, with_overrides
+from exporter.report import write_reports
+from exporter.report.progress import Progress, make_progress
+from exporter.results import BuildReport
+from exporter.staging import staged_folder
+
+
+def build(source: str | Recipe, out: str | Path, *, progress: Progress | None = None, **overrides: Any) -> BuildReport:
+    """Return the report of a build whose artifacts, optimized graph and report files lie in `out`.
+
+    `source` is what `graphwright build` takes, or a Recipe; `overrides` are Recipe's fields by keyword. A failing
+    artifact does not stop the others, and `report.exit_code` is the worst of all. Raises GraphwrightError when nothing
+    can be built at all; `out` is then as it was before.
+    """
+    recipe = with_overrides(source if isinstance(source, Recipe) else Recipe(source=source), overrides)
+    display = progress or make_progress(quiet=True)
+    jobs = planned_jobs(recipe)
+    started = time.perf_counter()
+    with staged_folder(Path(out)) as staging, tempfile.TemporaryDirectory(prefix="graphwright-") as work, display:
+        original = read_original(recipe, work=Path(work), progress=display)
+        graphs = make_graphs(recipe, original, jobs, staging=staging, work=Path(work), progress=display)
+        lowered = [lower(job, graphs, original, staging=staging, work=Path(work), progress=display) for job in jobs]
+        report = _report(recipe, original, graphs, lowered, out=Path(out), staging=staging, progress=display)
+        report = replace(report, seconds={**report.seconds, "total": time.perf_counter() - started})
+        finish_artifacts(report, lowered, dims=original.dims)
+        write_build_manifest(report, staging)
+        write_reports(report, staging)
+    return report
+
+
+def _report(
+    recipe: Recipe,
+    original: Original,
+    graphs: Graphs,
+    lowered: list[Lowered],
+    *,
+    out: Path,
+    staging: Path,
+    progress: Progress,
+) -> BuildReport:
+    seconds = dict(graphs.seconds)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        speeds = measure_all(recipe, original, lowered, stack=stack, progress=progress)
+    seconds["speed"] = time.perf_counter() - started
+    seconds |= {each.job.title: each.report.build_seconds for each in lowered}
+    model_bytes = sum(path.stat().st_size for path in staging.glob(f"{MODEL_FILE}*"))
+    return summed_up(
+        BuildReport(
+            source=original.source.location,
+            source_sha256=original.sha256,
+            out=str(out),
+            attempts=graphs.attempts,
+            pipelines=(*graphs.pipelines, *(each.pipeline for each in lowered if each.pipeline is not None)),
+            stages=(*graphs.stages, *(stage for each in lowered for stage in each.stages)),
+            artifacts=tuple(judged(each, recipe, original, speeds, model_bytes=model_bytes) for each in lowered),
+            baselines=speeds.baselines,
+            samples=original.description,
+            environment=describe_environment() | {"framework": original.source.framework},
+            seconds=seconds,
+            notes=(*original.notes, *graphs.notes, *speeds.notes),
+            model_size_bytes=model_bytes,
+        )
+    )

@@ -1,0 +1,80 @@
+"""What is to be built: one job for each target and precision, checked before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from exporter.recipe import Recipe, TargetRequest
+from exporter.verify.gates import parse_gates
+from exporter.verify.tolerance import UserGate
+from passes.errors import UsageError
+from passes.parse import pipeline_from_text
+from passes.pipeline import Pipeline
+from targets.base import BuildOptions, DimRange, Target
+from targets.registry import get_target
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One artifact to be made."""
+
+    request: TargetRequest
+    target: Target
+    options: BuildOptions
+
+    @property
+    def label(self) -> str:
+        """The artifact's folder under its target's: "fp32", "sm89-int8"."""
+        return self.target.label(self.options)
+
+    @property
+    def title(self) -> str:
+        """How reports call it: "openvino int8"."""
+        return f"{self.target.name} {self.label}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.target.name}/{self.label}"
+
+    def with_dims(self, dims: Mapping[str, DimRange]) -> Job:
+        return replace(self, options=replace(self.options, dims=dims))
+
+    def precision_pipeline(self) -> Pipeline:
+        """Return the passes that put the precision into the graph's types; none where the runtime is told instead."""
+        precision = self.options.precision
+        if precision not in self.target.capabilities(self.options).typed_precisions:
+            return Pipeline()
+        return pipeline_from_text("quantize-static" if precision == "int8" else f"convert-{precision}")
+
+
+def planned_jobs(recipe: Recipe) -> list[Job]:
+    """Return a job for each target and precision of the recipe, in its order.
+
+    Raises UsageError for an unknown target or setting, a precision that a target does not know, and two jobs that
+    would write to one folder.
+    """
+    jobs: dict[str, Job] = {}
+    for request in recipe.targets:
+        target = get_target(request.name)
+        for precision in recipe.precisions:
+            options = BuildOptions(
+                precision=precision,
+                settings=request.settings,
+                threads=recipe.thread_count,
+                time_limit_s=recipe.time_limit_s,
+            )
+            target.check(options)
+            job = Job(request, target, options)
+            if job.folder in jobs:
+                raise UsageError(
+                    f"The targets '{jobs[job.folder].request}' and '{request}' would both be written to {job.folder}.",
+                    hint="Ask for each artifact once.",
+                )
+            jobs[job.folder] = job
+    return list(jobs.values())
+
+
+def user_gates(recipe: Recipe) -> tuple[UserGate, ...]:
+    """Return the recipe's gates. Raises UsageError for one that is malformed or scoped to what is not built."""
+    return parse_gates(recipe.gates, targets=sorted({request.name for request in recipe.targets}))

@@ -1,0 +1,162 @@
+"""One artifact: precision, legalisation, the target's builder, and the comparison with the original."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.graph_stage import graph_accuracy
+from exporter.graphs import Graphs
+from exporter.jobs import Job
+from exporter.optimization import run_pipeline
+from exporter.original import Original
+from exporter.report.progress import Progress
+from exporter.results import ArtifactReport, PipelineReport, StageAccuracy, Verdict
+from exporter.verify.accuracy import compare_runs
+from exporter.verify.tolerance import gates_for
+from passes.base import Context
+from passes.errors import ExitCode, GraphwrightError, ModelBlocked
+from targets.base import Artifact, Precision
+from targets.registry import get_target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What came of one job. `artifact` is None when it could not be built; `stages` are the graphs on the way to it."""
+
+    job: Job
+    report: ArtifactReport
+    artifact: Artifact | None = None
+    pipeline: PipelineReport | None = None
+    stages: tuple[StageAccuracy, ...] = field(default_factory=tuple)
+
+
+def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: Path, progress: Progress) -> Lowered:
+    """Return the built and verified artifact, or why there is none; only Ctrl-C and defects of ours are raised."""
+    job = job.with_dims(original.dims)
+    readiness = job.target.probe()
+    if not readiness.can_build:
+        reason = " ".join(filter(None, (readiness.reason, readiness.fix)))
+        return Lowered(job, _without_artifact(job, Verdict.NOT_RUN, ExitCode.NOT_RUN, reason))
+    progress.stage(f"lower to {job.title}")
+    started = time.perf_counter()
+    context = Context(capabilities=job.target.capabilities(job.options), ranges=graphs.ranges)
+    typed, precision_report = run_pipeline(
+        job.title, graphs.optimized, pipeline=job.precision_pipeline(), context=context
+    )
+    stages: tuple[StageAccuracy, ...] = ()
+    if precision_report.pipeline:
+        stage = f"{'quantize' if job.options.precision == 'int8' else 'convert'} for {job.title}"
+        stages = (_graph_stage(job, typed, original, stage=stage, work=work, progress=progress),)
+    legal, legal_report = run_pipeline(
+        job.title, typed, pipeline=job.target.pipeline(job.options), context=Context(capabilities=context.capabilities)
+    )
+    pipeline = _joined(precision_report, legal_report)
+    folder = staging / job.folder
+    try:
+        blockers = job.target.blockers(legal, job.options)
+        if blockers:
+            raise ModelBlocked(job.target.name, blockers)
+        folder.mkdir(parents=True)
+        artifact = job.target.build(legal, folder, job.options)
+    except GraphwrightError as error:
+        _remove(folder)
+        listed = tuple(map(str, error.blockers)) if isinstance(error, ModelBlocked) else ()
+        verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
+        report = _without_artifact(job, verdict, error.exit_code, str(error), blockers=listed)
+        return Lowered(job, report, pipeline=pipeline, stages=stages)
+    finally:
+        progress.done()
+    seconds = time.perf_counter() - started
+    accuracy = artifact_accuracy(
+        artifact, original, title=job.title, precision=job.options.precision, progress=progress
+    )
+    if accuracy.verdict is Verdict.NOT_RUN:
+        stage = f"lowered graph of {job.title}"
+        stages = (*stages, _graph_stage(job, legal, original, stage=stage, work=work, progress=progress))
+    return Lowered(job, _with_artifact(job, artifact, accuracy, stages, seconds), artifact, pipeline, stages)
+
+
+def artifact_accuracy(
+    artifact: Artifact, original: Original, *, title: str, precision: Precision, progress: Progress
+) -> StageAccuracy:
+    """Return how an artifact does on the held-out samples; NOT_RUN with the reason when it can't be opened here."""
+    target = get_target(artifact.manifest.target)
+    gates = gates_for(precision, stage=title, target=target.name, user_gates=original.gates)
+    progress.stage(f"verify {title}", len(original.references))
+    try:
+        with target.open(artifact, threads=original.threads) as runner:
+            return compare_runs(
+                original.references, runner, stage=title, precision=precision, gates=gates, advance=progress.advance
+            )
+    except GraphwrightError as error:
+        verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
+        return StageAccuracy(title, precision, verdict, reason=str(error))
+    finally:
+        progress.done()
+
+
+def _graph_stage(
+    job: Job, model: ir.Model, original: Original, *, stage: str, work: Path, progress: Progress
+) -> StageAccuracy:
+    gates = gates_for(job.options.precision, stage=stage, target=job.target.name, user_gates=original.gates)
+    return graph_accuracy(
+        model, original, stage=stage, precision=job.options.precision, gates=gates, work=work, progress=progress
+    )
+
+
+def _with_artifact(
+    job: Job, artifact: Artifact, accuracy: StageAccuracy, stages: Sequence[StageAccuracy], seconds: float
+) -> ArtifactReport:
+    return ArtifactReport(
+        target=job.target.name,
+        precision=job.options.precision,
+        label=job.label,
+        path=job.folder,
+        verdict=accuracy.verdict,
+        accuracy=accuracy,
+        size_bytes=sum((artifact.path / name).stat().st_size for name in artifact.manifest.files),
+        build_seconds=seconds,
+        reason=accuracy.reason,
+        details=artifact.manifest.details,
+        exit_code=accuracy.exit_code,
+    )
+
+
+def _without_artifact(
+    job: Job, verdict: Verdict, code: ExitCode, reason: str, *, blockers: tuple[str, ...] = ()
+) -> ArtifactReport:
+    return ArtifactReport(
+        target=job.target.name,
+        precision=job.options.precision,
+        label=job.label,
+        path="",
+        verdict=verdict,
+        blockers=blockers,
+        reason=reason,
+        exit_code=code,
+    )
+
+
+def _joined(first: PipelineReport, second: PipelineReport) -> PipelineReport:
+    return PipelineReport(
+        stage=first.stage,
+        pipeline=",".join(filter(None, (first.pipeline, second.pipeline))),
+        statistics=first.statistics + second.statistics,
+        results=first.results + second.results,
+        nodes_before=first.nodes_before,
+        nodes_after=second.nodes_after,
+        seconds=first.seconds + second.seconds,
+    )
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

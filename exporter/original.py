@@ -1,0 +1,111 @@
+"""The original: its source, the held-out and calibration samples, and what it answers to the held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.jobs import user_gates
+from exporter.recipe import Recipe
+from exporter.report.progress import Progress
+from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
+from exporter.sources import open_source
+from exporter.sources.base import Feeds, Source
+from exporter.verify.batches import vary_batches
+from exporter.verify.references import ReferenceOutputs, record_references
+from exporter.verify.tolerance import UserGate
+from passes.errors import UsageError
+from targets.base import DimRange
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """All that artifacts are made from and compared with.
+
+    references: held-out samples and the original's outputs, on disk. calibration: None where int8 isn't asked for.
+    """
+
+    source: Source
+    sha256: str
+    references: ReferenceOutputs
+    calibration: Samples | None
+    dims: Mapping[str, DimRange]
+    gates: tuple[UserGate, ...]
+    threads: int
+    description: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def timing_feeds(self) -> tuple[Feeds, ...]:
+        """Return up to two held-out samples to time: the largest with the least batch, and the largest of all."""
+        feeds = [feeds for feeds, _ in self.references]
+        first = min(feeds, key=lambda each: (_batch(each), -_elements(each)))
+        largest = max(feeds, key=_elements)
+        return (first,) if largest is first else (first, largest)
+
+
+def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original:
+    """Return the source with its samples checked and its reference outputs recorded.
+
+    Raises UsageError for a source or samples that don't fit, and when int8 is asked for without calibration samples.
+    """
+    gates = user_gates(recipe)
+    progress.stage("load the original")
+    source = open_source(recipe.source)
+    wants_int8 = "int8" in recipe.precisions
+    if wants_int8 and recipe.calibration is None:
+        raise missing_calibration_error()
+    held_out, note = _held_out(recipe, source)
+    calibration = load_samples(recipe.calibration, source.inputs()) if wants_int8 and recipe.calibration else None
+    notes = [note] if note else []
+    if calibration is not None and recipe.calibration == recipe.samples:
+        notes.append("Calibration and held-out samples are the same: the int8 accuracy is optimistic.")
+    dims = {**dims_from_samples(source.inputs(), held_out), **recipe.dims}
+    example = source.example()
+    traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()
+    varied = vary_batches(held_out, source.inputs(), dims=None, traced=traced)
+    progress.done()
+    total = len(held_out) + len(varied)
+    progress.stage("run the original", total)
+    with source.reference(threads=recipe.thread_count) as reference:
+        references = record_references((*held_out, *varied), reference, work / "references", advance=progress.advance)
+    progress.done()
+    return Original(
+        source=source,
+        sha256=source.sha256(),
+        references=references,
+        calibration=calibration,
+        dims=dims,
+        gates=gates,
+        threads=recipe.thread_count,
+        description={
+            "held_out": recipe.samples or "the source's own example",
+            "held_out_count": len(held_out),
+            "further_batches": len(varied),
+            "calibration": recipe.calibration if calibration is not None else None,
+            "calibration_count": len(calibration) if calibration is not None else 0,
+            "dims": {name: [dim.minimum, dim.usual, dim.maximum] for name, dim in sorted(dims.items())},
+        },
+        notes=tuple(notes),
+    )
+
+
+def _held_out(recipe: Recipe, source: Source) -> tuple[Samples, str]:
+    if recipe.samples is not None:
+        return load_samples(recipe.samples, source.inputs()), ""
+    example = source.example()
+    if example is None:
+        raise UsageError(
+            "There are no samples to verify on.",
+            hint="Give --samples: an .npz, a folder of them, or file.py:function that yields dicts of arrays.",
+        )
+    return samples_from_example(example), "Verified on the source's own example only: give --samples for more."
+
+
+def _batch(feeds: Feeds) -> int:
+    return min((value.shape[0] for value in feeds.values() if value.ndim), default=0)
+
+
+def _elements(feeds: Feeds) -> int:
+    return sum(value.size for value in feeds.values())

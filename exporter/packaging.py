@@ -1,0 +1,120 @@
+"""The end of a build: verdicts summed up, and written into every manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from exporter.artifacts import BUILD_FORMAT
+from exporter.environment import package_versions
+from exporter.graphs import MODEL_FILE
+from exporter.lowering import Lowered
+from exporter.measuring import EAGER, Speeds
+from exporter.original import Original
+from exporter.recipe import Recipe
+from exporter.results import ArtifactReport, BuildReport, Gate, StageAccuracy, Verdict
+from exporter.verify.speed import judge_size, judge_speed
+from exporter.verify.tolerance import gates_for
+from passes.errors import ExitCode, worst
+from targets.base import DimRange
+from targets.manifest import FILE_NAME, FORMAT_VERSION, hashes_of, write_manifest
+
+
+def judged(lowered: Lowered, recipe: Recipe, original: Original, speeds: Speeds, *, model_bytes: int) -> ArtifactReport:
+    """Return the artifact's report with its speed, its speed and size gates, and what the user waived."""
+    report, job = lowered.report, lowered.job
+    comparisons = speeds.artifacts.get(job.title, ())
+    specs = gates_for(job.options.precision, stage=job.title, target=job.target.name, user_gates=original.gates)
+    slowest = min(
+        (each for each in comparisons if each.baseline.label == EAGER), key=lambda each: each.ratio_low, default=None
+    )
+    gates: tuple[Gate, ...] = judge_speed(specs, slowest, reason=speeds.not_measured)
+    gates += judge_size(specs, artifact_bytes=report.size_bytes, model_bytes=model_bytes)
+    waived = _waived(lowered, recipe)
+    own = [report.exit_code, *map(_exit_code, gates)]
+    if waived:  # what needs the missing device is waived, never a check that did run
+        own = [code for code in own if code is not ExitCode.NOT_RUN]
+    code = worst([*own, *(stage.exit_code for stage in lowered.stages)])
+    failed = report.verdict is Verdict.FAILED or code in (ExitCode.ACCURACY, ExitCode.SPEED, ExitCode.BLOCKED)
+    verdict = Verdict.FAILED if failed else Verdict.NOT_RUN if code else Verdict.WAIVED if waived else report.verdict
+    return replace(report, speed=comparisons, gates=gates, waived=waived, verdict=verdict, exit_code=code)
+
+
+def _exit_code(gate: Gate) -> ExitCode:
+    if gate.verdict is Verdict.NOT_RUN:
+        return ExitCode.NOT_RUN
+    return gate.exit_code if gate.verdict is Verdict.FAILED else ExitCode.OK
+
+
+def _waived(lowered: Lowered, recipe: Recipe) -> tuple[str, ...]:
+    """Return "execution" when the built artifact could not run here and the user allowed that beforehand."""
+    if lowered.artifact is None or lowered.report.verdict is not Verdict.NOT_RUN:
+        return ()
+    return ("execution",) if recipe.is_waived("execution", lowered.job.target.name) else ()
+
+
+def summed_up(report: BuildReport) -> BuildReport:
+    """Return the report with its verdict and exit code: the worst of its stages and artifacts."""
+    code = worst([*(stage.exit_code for stage in report.stages), *(each.exit_code for each in report.artifacts)])
+    if not report.artifacts:
+        code = worst([code, ExitCode.NOT_RUN])
+    verdict = {ExitCode.OK: Verdict.PASSED, ExitCode.NOT_RUN: Verdict.NOT_RUN}.get(code, Verdict.FAILED)
+    return replace(report, verdict=verdict, exit_code=code)
+
+
+def finish_artifacts(report: BuildReport, lowered: Iterable[Lowered], *, dims: Mapping[str, DimRange]) -> None:
+    """Write into each artifact's manifest where it came from and how its checks went. No time is written: see docs."""
+    results = {each.path: each for each in report.artifacts if each.path}
+    optimize = next((each.pipeline for each in report.pipelines if each.stage == "optimize"), "")
+    for each in lowered:
+        if each.artifact is None:
+            continue
+        result = results[each.job.folder]
+        own = each.pipeline.pipeline if each.pipeline is not None else ""
+        manifest = replace(
+            each.artifact.manifest,
+            source_sha256=report.source_sha256,
+            pipeline=",".join(filter(None, (optimize, own))),
+            verdicts=_verdicts(result.accuracy, each.stages),
+            waived=result.waived,
+            details={
+                **each.artifact.manifest.details,
+                "dims": {name: [dim.minimum, dim.usual, dim.maximum] for name, dim in sorted(dims.items())},
+            },
+        )
+        write_manifest(each.artifact.path, manifest)
+
+
+def _verdicts(accuracy: StageAccuracy | None, stages: Iterable[StageAccuracy]) -> dict[str, str]:
+    verdicts = {stage.stage: str(stage.verdict) for stage in stages}
+    if accuracy is not None:
+        verdicts["execution"] = str(accuracy.verdict)
+    return verdicts
+
+
+def write_build_manifest(report: BuildReport, folder: Path) -> None:
+    """Write the manifest of the whole build: the source, the portable graph, and every artifact's verdict."""
+    names = [path.name for path in sorted(folder.glob(f"{MODEL_FILE}*"))]
+    content = {
+        "kind": BUILD_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "source": report.source,
+        "source_sha256": report.source_sha256,
+        "files": hashes_of(folder, names),
+        "pipeline": next((each.pipeline for each in report.pipelines if each.stage == "optimize"), ""),
+        "versions": package_versions(),
+        "stages": {stage.stage: str(stage.verdict) for stage in report.stages},
+        "artifacts": {
+            f"{each.target}/{each.label}": {
+                "path": each.path or None,
+                "verdict": str(each.verdict),
+                "waived": list(each.waived),
+                "reason": each.reason,
+            }
+            for each in report.artifacts
+        },
+    }
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,107 @@
+"""Check artifacts that were built before, or elsewhere, against the original."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporter.artifacts import find_artifacts
+from exporter.environment import describe_environment
+from exporter.lowering import artifact_accuracy
+from exporter.original import read_original
+from exporter.packaging import summed_up
+from exporter.recipe import Recipe, TargetRequest, checked
+from exporter.report.progress import Progress, make_progress
+from exporter.results import ArtifactReport, BuildReport, StageAccuracy, Verdict
+from passes.errors import ArtifactRefused, ExitCode
+from targets.base import PRECISIONS, Artifact, Precision
+
+
+def verify(
+    folder: str | Path,
+    *,
+    against: str,
+    samples: str | None = None,
+    gates: Sequence[str] = (),
+    waive: Sequence[str] = (),
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Return how every artifact under `folder` does on held-out samples, compared with the original `against`.
+
+    Raises ArtifactRefused when there is none or its files were changed, UsageError for a source or samples that don't
+    fit. An artifact that has no device here is NOT_RUN, or WAIVED if `waive` names "execution".
+    """
+    artifacts = find_artifacts(Path(folder))
+    targets = tuple(TargetRequest(name) for name in dict.fromkeys(each.manifest.target for each in artifacts))
+    recipe = checked(
+        Recipe(
+            source=against,
+            samples=samples,
+            targets=targets,
+            gates=tuple(gates),
+            waive=tuple(waive),
+            threads=threads,
+        )
+    )
+    display = progress or make_progress(quiet=True)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="graphwright-") as work, display:
+        original = read_original(recipe, work=Path(work), progress=display)
+        reports = []
+        notes = list(original.notes)
+        for artifact in artifacts:
+            title = artifact_title(artifact)
+            if artifact.manifest.source_sha256 not in ("", original.sha256):
+                notes.append(f"{title} was built from another source than {against}: its recorded hash differs.")
+            accuracy = artifact_accuracy(
+                artifact, original, title=title, precision=_precision(artifact), progress=display
+            )
+            reports.append(_report(artifact, accuracy, recipe))
+    return summed_up(
+        BuildReport(
+            source=original.source.location,
+            source_sha256=original.sha256,
+            out=str(folder),
+            attempts=(),
+            pipelines=(),
+            stages=(),
+            artifacts=tuple(reports),
+            samples=original.description,
+            environment=describe_environment() | {"framework": original.source.framework},
+            seconds={"total": time.perf_counter() - started},
+            notes=tuple(notes),
+        )
+    )
+
+
+def artifact_title(artifact: Artifact) -> str:
+    """Return how reports call an artifact found on disk: "openvino int8"."""
+    return f"{artifact.manifest.target} {artifact.path.name}"
+
+
+def _precision(artifact: Artifact) -> Precision:
+    for precision in PRECISIONS:
+        if precision == artifact.manifest.precision:
+            return precision
+    raise ArtifactRefused(f"The manifest of {artifact.path} names no known precision: {artifact.manifest.precision}")
+
+
+def _report(artifact: Artifact, accuracy: StageAccuracy, recipe: Recipe) -> ArtifactReport:
+    target = artifact.manifest.target
+    waived = accuracy.verdict is Verdict.NOT_RUN and recipe.is_waived("execution", target)
+    return ArtifactReport(
+        target=target,
+        precision=artifact.manifest.precision,
+        label=artifact.path.name,
+        path=str(artifact.path),
+        verdict=Verdict.WAIVED if waived else accuracy.verdict,
+        accuracy=accuracy,
+        size_bytes=sum((artifact.path / name).stat().st_size for name in artifact.manifest.files),
+        reason=accuracy.reason,
+        waived=("execution",) if waived else (),
+        details=artifact.manifest.details,
+        exit_code=ExitCode.OK if waived else accuracy.exit_code,
+    )
