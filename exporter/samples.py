@@ -1,0 +1,235 @@
+"""Sample inputs: an .npz, a folder of them, or a function that yields them; streamed, checked, and never invented."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from exporter.user_code import is_function_location, load_function, user_code
+from passes.errors import UsageError
+from targets.base import DimRange, TensorSpec
+
+if TYPE_CHECKING:
+    from exporter.sources.base import Feeds
+    from targets.base import Array
+
+FORMS = """\
+Samples are one of:
+  inputs.npz            one batch; each array is named as an input, batch dimension included
+  folder/               .npz files like that one, read in the order of their names
+  file.py:function      a function without arguments that yields dicts, input name -> array
+  package.module:function"""
+
+_SAFE_CASTS = {("int32", "int64"), ("int16", "int64"), ("uint8", "int64"), ("int64", "int32"), ("bool", "int64"),
+               ("float64", "float32"), ("float16", "float32"), ("float32", "float64")}  # fmt: skip
+"""Given type -> wanted type. int64 -> int32 and float64 -> float32 only where every value survives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Sample inputs. Iterating yields one sample at a time, each iteration anew, so memory holds only one.
+
+    inputs: what each sample is checked against and cast to; None yields the arrays as they are.
+    """
+
+    location: str
+    inputs: tuple[TensorSpec, ...] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        empty = True
+        for label, sample in _read(self.location):
+            empty = False
+            yield sample if self.inputs is None else fitted(sample, self.inputs, label=label)
+        if empty:
+            raise UsageError(f"{self.location} holds no samples.", hint=FORMS)
+
+    def fitting(self, inputs: Sequence[TensorSpec]) -> Samples:
+        """Return the same samples, checked against `inputs` while they are read."""
+        return replace(self, inputs=tuple(inputs))
+
+
+def load_samples(location: str, inputs: Sequence[TensorSpec] | None = None) -> Samples:
+    """Return the samples at `location`. Only the place is looked at now; contents are checked as they are read.
+
+    Raises UsageError, now or while iterating: nothing there, no samples, an input missing, unknown, of the wrong rank,
+    type or size, or with NaN or infinite values; it names the sample, the input, what was expected and what came.
+    """
+    if is_function_location(location):
+        load_function(location)
+    else:
+        _files(Path(location).expanduser())
+    return Samples(location, None if inputs is None else tuple(inputs))
+
+
+def fitted(sample: Mapping[str, Any], inputs: Sequence[TensorSpec], *, label: str) -> dict[str, Array]:
+    """Return the sample as the inputs want it, in their order; safe casts are made. Raises UsageError otherwise."""
+    wanted = {spec.name: spec for spec in inputs}
+    unknown = [name for name in sample if name not in wanted]
+    missing = [name for name in wanted if name not in sample]
+    if unknown or missing:
+        said = [f"has no input '{name}'" for name in missing]
+        for name in unknown:
+            near = difflib.get_close_matches(name, missing or wanted, n=1, cutoff=0.5)
+            said.append(f"has '{name}', which is no input" + (f" (meant '{near[0]}'?)" if near else ""))
+        hint = f"The inputs are: {'; '.join(map(str, inputs))}"
+        raise UsageError(f"{label} {', and '.join(said)}.", hint=hint)
+    result: dict[str, Array] = {}
+    sizes: dict[str, tuple[str, int]] = {}
+    for spec in inputs:
+        array = _cast(np.asarray(sample[spec.name]), spec, label)
+        _check_shape(array, spec, label, sizes)
+        if array.dtype.kind in "fV" and not bool(np.isfinite(array).all()):
+            raise UsageError(
+                f"{label}, input '{spec.name}' has NaN or infinite values.",
+                hint="Accuracy cannot be judged on such a sample: leave it out, or mend how it is made.",
+            )
+        result[spec.name] = array
+    return result
+
+
+def casts_in(sample: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """Return a note for each array that `fitted` casts: "input_ids: int32 -> int64"."""
+    given = {name: np.asarray(value).dtype.name for name, value in sample.items()}
+    return tuple(
+        f"{spec.name}: {given[spec.name]} -> {spec.dtype}"
+        for spec in inputs
+        if spec.name in given and given[spec.name] != spec.dtype
+    )
+
+
+def dims_from_samples(inputs: Sequence[TensorSpec], samples: Iterable[Feeds]) -> dict[str, DimRange]:
+    """Return what each named dimension of the inputs ranges over; `usual` is the most frequent size.
+
+    Of equally frequent sizes the greatest is taken: a builder that tunes for it serves the costlier case.
+    """
+    seen: dict[str, dict[int, int]] = {}
+    for sample in samples:
+        sizes: dict[str, int] = {}
+        for spec in inputs:
+            for dim, size in zip(spec.shape, sample[spec.name].shape, strict=True):
+                if isinstance(dim, str):
+                    sizes[dim] = size
+        for dim, size in sizes.items():
+            counts = seen.setdefault(dim, {})
+            counts[size] = counts.get(size, 0) + 1
+    return {
+        dim: DimRange(min(counts), max(counts, key=lambda size: (counts[size], size)), max(counts))
+        for dim, counts in seen.items()
+    }
+
+
+def missing_calibration_error() -> UsageError:
+    """Return the error for int8 without calibration data; random data is never taken in its place."""
+    return UsageError(
+        "int8 needs calibration data, and none was given.",
+        hint=f"Give some with --calibration: 50 to 500 real inputs, other ones than --samples.\n{FORMS}",
+    )
+
+
+def _read(location: str) -> Iterator[tuple[str, dict[str, Array]]]:
+    if is_function_location(location):
+        yield from _from_function(location)
+        return
+    for file in _files(Path(location).expanduser()):
+        yield f"Sample {file}", _from_file(file)
+
+
+def _from_function(location: str) -> Iterator[tuple[str, dict[str, Array]]]:
+    function = load_function(location)
+    produced = function()
+    if isinstance(produced, Mapping):
+        produced = [produced]
+    if not isinstance(produced, Iterable):
+        raise UsageError(f"{location} returned a {type(produced).__name__}.", hint="Yield dicts: input name -> array.")
+    iterator = iter(produced)
+    index = 0
+    while True:
+        with user_code(location, function.file):
+            sample = next(iterator, None)
+        if sample is None:
+            return
+        if not isinstance(sample, Mapping):
+            raise UsageError(
+                f"{location} yielded a {type(sample).__name__} as sample {index}.",
+                hint="Yield dicts: input name -> array.",
+            )
+        yield f"Sample {index} of {location}", {str(name): _array(value) for name, value in sample.items()}
+        index += 1
+
+
+def _array(value: Any) -> Array:
+    """Return a numpy array of the user's array, list or torch tensor."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return cast("Array", np.asarray(value))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise UsageError(f"The folder {path} holds no .npz files.", hint=FORMS)
+        return files
+    if not path.exists():
+        raise UsageError(f"There are no samples at {path}.", hint=FORMS)
+    if path.suffix != ".npz":
+        raise UsageError(f"{path} is not a form of samples that is known.", hint=FORMS)
+    return [path]
+
+
+def _from_file(file: Path) -> dict[str, Array]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"The sample file {file} cannot be read: {error}",
+            hint="Write it again with numpy.savez; arrays of Python objects are not read, since pickles can run code.",
+        ) from error
+
+
+def _cast(array: Array, spec: TensorSpec, label: str) -> Array:
+    given = array.dtype.name
+    if given == spec.dtype:
+        return array
+    if (given, spec.dtype) in _SAFE_CASTS:
+        cast_array = array.astype(spec.dtype)
+        if array.dtype.kind != "i" or bool((cast_array == array).all()):
+            return cast_array
+    raise UsageError(
+        f"{label}, input '{spec.name}' is {given}; the model takes {spec.dtype}.",
+        hint="Convert it where the sample is made: this cast could change values.",
+    )
+
+
+def _check_shape(array: Array, spec: TensorSpec, label: str, sizes: dict[str, tuple[str, int]]) -> None:
+    got = list(array.shape)
+    if array.ndim != len(spec.shape):
+        raise UsageError(f"{label}, input '{spec.name}' has shape {got}; expected {spec}.", hint=_batch_hint(got, spec))
+    for axis, (dim, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
+        if isinstance(dim, int) and dim != size:
+            raise UsageError(
+                f"{label}, input '{spec.name}' has shape {got}; expected {spec}.",
+                hint=f"Dimension {axis} is fixed at {dim}.",
+            )
+        if isinstance(dim, str):
+            owner, expected = sizes.setdefault(dim, (spec.name, size))
+            if size != expected:
+                raise UsageError(
+                    f"{label}: the dimension '{dim}' is {expected} in '{owner}' and {size} in '{spec.name}'.",
+                    hint="A named dimension has one size in a sample.",
+                )
+        if size == 0:
+            raise UsageError(f"{label}, input '{spec.name}' is empty: {got}.", hint="Leave this sample out.")
+
+
+def _batch_hint(got: Sequence[int], spec: TensorSpec) -> str:
+    if len(got) + 1 == len(spec.shape):
+        return "Is the batch dimension missing? A sample is one batch: add it with array[None]."
+    return "A sample is one batch, with every dimension of the input."
