@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,7 @@ def _report(
 ) -> BuildReport:
     seconds = dict(graphs.seconds)
     started = time.perf_counter()
-    with ExitStack() as stack:
-        speeds = measure_all(recipe, original, lowered, stack=stack, progress=progress)
+    speeds = measure_all(recipe, original, lowered, progress=progress)
     seconds["speed"] = time.perf_counter() - started
     seconds |= {each.job.title: each.report.build_seconds for each in lowered}
     model_bytes = sum(path.stat().st_size for path in staging.glob(f"{MODEL_FILE}*"))

@@ -12,7 +12,7 @@ from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
 from exporter.sources import open_source
-from exporter.sources.base import Feeds, Source
+from exporter.sources.base import Source
 from exporter.verify.batches import vary_batches
 from exporter.verify.references import ReferenceOutputs, record_references
 from exporter.verify.tolerance import UserGate
@@ -36,13 +36,6 @@ class Original:
     threads: int
     description: Mapping[str, Any]
     notes: tuple[str, ...] = ()
-
-    def timing_feeds(self) -> tuple[Feeds, ...]:
-        """Return up to two held-out samples to time: the largest with the least batch, and the largest of all."""
-        feeds = [feeds for feeds, _ in self.references]
-        first = min(feeds, key=lambda each: (_batch(each), -_elements(each)))
-        largest = max(feeds, key=_elements)
-        return (first,) if largest is first else (first, largest)
 
 
 def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original:
@@ -101,11 +94,3 @@ def _held_out(recipe: Recipe, source: Source) -> tuple[Samples, str]:
             hint="Give --samples: an .npz, a folder of them, or file.py:function that yields dicts of arrays.",
         )
     return samples_from_example(example), "Verified on the source's own example only: give --samples for more."
-
-
-def _batch(feeds: Feeds) -> int:
-    return min((value.shape[0] for value in feeds.values() if value.ndim), default=0)
-
-
-def _elements(feeds: Feeds) -> int:
-    return sum(value.size for value in feeds.values())

@@ -11,10 +11,10 @@ from exporter.artifacts import BUILD_FORMAT
 from exporter.environment import package_versions
 from exporter.graphs import MODEL_FILE
 from exporter.lowering import Lowered
-from exporter.measuring import EAGER, Speeds
 from exporter.original import Original
 from exporter.recipe import Recipe
 from exporter.results import ArtifactReport, BuildReport, Gate, StageAccuracy, Verdict
+from exporter.timing import EAGER, Speeds
 from exporter.verify.speed import judge_size, judge_speed
 from exporter.verify.tolerance import gates_for
 from passes.errors import ExitCode, worst

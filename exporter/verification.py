@@ -9,13 +9,15 @@ from pathlib import Path
 
 from exporter.artifacts import find_artifacts
 from exporter.environment import describe_environment
+from exporter.jobs import user_gates
 from exporter.lowering import artifact_accuracy
 from exporter.original import read_original
 from exporter.packaging import summed_up
 from exporter.recipe import Recipe, TargetRequest, checked
 from exporter.report.progress import Progress, make_progress
 from exporter.results import ArtifactReport, BuildReport, StageAccuracy, Verdict
-from passes.errors import ArtifactRefused, ExitCode
+from exporter.verify.tolerance import GATES
+from passes.errors import ArtifactRefused, ExitCode, UsageError
 from targets.base import PRECISIONS, Artifact, Precision
 
 
@@ -46,6 +48,9 @@ def verify(
             threads=threads,
         )
     )
+    for gate in user_gates(recipe):
+        if GATES[gate.name].exit_code is not ExitCode.ACCURACY:
+            raise UsageError(f"The gate '{gate}' is not about accuracy.", hint="'graphwright bench' measures speed.")
     display = progress or make_progress(quiet=True)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="graphwright-") as work, display:
@@ -57,7 +62,7 @@ def verify(
             if artifact.manifest.source_sha256 not in ("", original.sha256):
                 notes.append(f"{title} was built from another source than {against}: its recorded hash differs.")
             accuracy = artifact_accuracy(
-                artifact, original, title=title, precision=_precision(artifact), progress=display
+                artifact, original, title=title, precision=precision_of(artifact), progress=display
             )
             reports.append(_report(artifact, accuracy, recipe))
     return summed_up(
@@ -82,7 +87,8 @@ def artifact_title(artifact: Artifact) -> str:
     return f"{artifact.manifest.target} {artifact.path.name}"
 
 
-def _precision(artifact: Artifact) -> Precision:
+def precision_of(artifact: Artifact) -> Precision:
+    """Return the precision that an artifact was built in. Raises ArtifactRefused for an unknown one."""
     for precision in PRECISIONS:
         if precision == artifact.manifest.precision:
             return precision

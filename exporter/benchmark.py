@@ -1,0 +1,154 @@
+"""Time artifacts that were built before, in turn with each other and with the original."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.artifacts import find_artifacts
+from exporter.environment import describe_environment
+from exporter.jobs import user_gates
+from exporter.packaging import summed_up
+from exporter.recipe import Recipe, TargetRequest, checked
+from exporter.report.progress import Progress, make_progress
+from exporter.results import ArtifactReport, BuildReport, Gate, SpeedComparison, Verdict
+from exporter.samples import generated_feeds, load_samples, samples_from_example
+from exporter.sources import open_source
+from exporter.sources.base import Feeds, Source
+from exporter.timing import EAGER, Runners, time_runners, timing_feeds
+from exporter.verification import artifact_title, precision_of
+from exporter.verify.speed import judge_speed
+from exporter.verify.tolerance import UserGate, gates_for
+from passes.errors import CannotRun, ExitCode, UsageError, worst
+from targets.base import Artifact
+from targets.registry import get_target
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    artifact: Artifact
+    title: str
+    not_run: str = ""
+
+
+def bench(
+    folder: str | Path,
+    *,
+    against: str | None = None,
+    samples: str | None = None,
+    threads: int | None = None,
+    seconds: float = 10.0,
+    baselines: bool = True,
+    gates: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Return the speed of every artifact under `folder`, timed in turn on the same inputs.
+
+    `against` adds the original (and torch.compile with `baselines`). Without `samples` the original's example is
+    timed, or generated inputs of the sizes that the manifest names, which the report says. `gates` may hold speedup
+    gates only, and needs `against`. Accuracy is not checked here.
+    """
+    artifacts = find_artifacts(Path(folder))
+    targets = tuple(TargetRequest(name) for name in dict.fromkeys(each.manifest.target for each in artifacts))
+    recipe = checked(
+        Recipe(source=against or "", samples=samples, targets=targets, gates=tuple(gates), threads=threads)
+    )
+    judges = _speed_gates(recipe, against)
+    source = open_source(against) if against else None
+    display = progress or make_progress(quiet=True)
+    started = time.perf_counter()
+    feeds, origin = _feeds(samples, source, artifacts)
+    with ExitStack() as stack, display:
+        runners = Runners(stack)
+        if source is not None:
+            runners.add(EAGER, source.reference(threads=recipe.thread_count))
+            if baselines:
+                runners.add_all(source.baselines(threads=recipe.thread_count))
+        subjects = [_opened(artifact, runners, threads=recipe.thread_count) for artifact in artifacts]
+        if all(each.not_run for each in subjects):
+            raise CannotRun("No artifact could be opened for timing.", hint="; ".join(runners.notes))
+        groups = {each.title: each.artifact.manifest.target for each in subjects if not each.not_run}
+        timed = time_runners(runners, groups, feeds, threads=recipe.thread_count, seconds=seconds, progress=display)
+    return summed_up(
+        BuildReport(
+            source=against or "",
+            source_sha256="",
+            out=str(folder),
+            attempts=(),
+            pipelines=(),
+            stages=(),
+            artifacts=tuple(_report(each, timed.artifacts.get(each.title, ()), judges) for each in subjects),
+            baselines=timed.baselines,
+            samples={"timed": origin},
+            environment=describe_environment(),
+            seconds={"total": time.perf_counter() - started},
+            notes=("Accuracy was not checked: 'graphwright verify' does that.", *timed.notes),
+        )
+    )
+
+
+def _speed_gates(recipe: Recipe, against: str | None) -> tuple[UserGate, ...]:
+    gates = user_gates(recipe)
+    for gate in gates:
+        if gate.name != "speedup":
+            raise UsageError(f"The gate '{gate}' is not about speed.", hint="'graphwright verify' checks accuracy.")
+    if gates and against is None:
+        raise UsageError("A speedup gate needs the original to compare with.", hint="Give --against.")
+    return gates
+
+
+def _feeds(samples: str | None, source: Source | None, artifacts: Sequence[Artifact]) -> tuple[tuple[Feeds, ...], str]:
+    """Return the inputs to time and where they come from, in words."""
+    manifest = artifacts[0].manifest
+    specs = source.inputs() if source is not None else manifest.inputs
+    if samples is not None:
+        return timing_feeds(load_samples(samples, specs)), samples
+    example = source.example() if source is not None else None
+    if example is not None:
+        return timing_feeds(samples_from_example(example)), "the original's own example"
+    sizes = {name: int(sizes[1]) for name, sizes in manifest.details.get("dims", {}).items()}
+    return (generated_feeds(specs, sizes),), "generated inputs of the usual sizes: fit for timing only"
+
+
+def _opened(artifact: Artifact, runners: Runners, *, threads: int) -> _Subject:
+    title = artifact_title(artifact)
+    manager = get_target(artifact.manifest.target).open(artifact, threads=threads)
+    return _Subject(artifact, title, runners.add(title, manager))
+
+
+def _report(
+    subject: _Subject, comparisons: tuple[SpeedComparison, ...], judges: tuple[UserGate, ...]
+) -> ArtifactReport:
+    manifest = subject.artifact.manifest
+    gates = _judged(subject, comparisons, judges)
+    codes = [gate.exit_code for gate in gates if gate.verdict is Verdict.FAILED]
+    if subject.not_run or not comparisons:
+        codes.append(ExitCode.NOT_RUN)
+    code = worst(codes)
+    verdict = {ExitCode.OK: Verdict.PASSED, ExitCode.NOT_RUN: Verdict.NOT_RUN}.get(code, Verdict.FAILED)
+    return ArtifactReport(
+        target=manifest.target,
+        precision=manifest.precision,
+        label=subject.artifact.path.name,
+        path=str(subject.artifact.path),
+        verdict=verdict,
+        speed=comparisons,
+        gates=gates,
+        size_bytes=sum((subject.artifact.path / name).stat().st_size for name in manifest.files),
+        reason=subject.not_run,
+        exit_code=code,
+    )
+
+
+def _judged(
+    subject: _Subject, comparisons: tuple[SpeedComparison, ...], judges: tuple[UserGate, ...]
+) -> tuple[Gate, ...]:
+    manifest = subject.artifact.manifest
+    specs = gates_for(precision_of(subject.artifact), stage=subject.title, target=manifest.target, user_gates=judges)
+    slowest = min(
+        (each for each in comparisons if each.baseline.label == EAGER), key=lambda each: each.ratio_low, default=None
+    )
+    return judge_speed(specs, slowest, reason=subject.not_run)
