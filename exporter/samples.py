@@ -28,7 +28,7 @@ Samples are one of:
 
 _SAFE_CASTS = {("int32", "int64"), ("int16", "int64"), ("uint8", "int64"), ("int64", "int32"), ("bool", "int64"),
                ("float64", "float32"), ("float16", "float32"), ("float32", "float64")}  # fmt: skip
-"""Given type -> wanted type. int64 -> int32 and float64 -> float32 only where every value survives."""
+"""Given type -> wanted type. Between integers only where every value survives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,22 @@ class Samples:
     """Sample inputs. Iterating yields one sample at a time, each iteration anew, so memory holds only one.
 
     inputs: what each sample is checked against and cast to; None yields the arrays as they are.
+    held: the samples themselves, where they are in memory already and are not read from `location`.
     """
 
     location: str
     inputs: tuple[TensorSpec, ...] | None = None
+    held: tuple[Feeds, ...] = ()
+
+    def __len__(self) -> int:
+        """Return how many samples there are; a function is run once to count its own."""
+        if is_function_location(self.location) and not self.held:
+            return sum(1 for _ in _read(self))
+        return len(self.held) or len(_files(Path(self.location).expanduser()))
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         empty = True
-        for label, sample in _read(self.location):
+        for label, sample in _read(self):
             empty = False
             yield sample if self.inputs is None else fitted(sample, self.inputs, label=label)
         if empty:
@@ -65,6 +73,30 @@ def load_samples(location: str, inputs: Sequence[TensorSpec] | None = None) -> S
     else:
         _files(Path(location).expanduser())
     return Samples(location, None if inputs is None else tuple(inputs))
+
+
+def samples_from_example(example: Feeds, *, location: str = "the source's own example") -> Samples:
+    """Return the one sample that came with a source, as Samples."""
+    return Samples(location, held=(example,))
+
+
+def generated_feeds(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Return seeded random inputs of the given sizes, for timing alone: never for calibration or accuracy.
+
+    Floats are standard normal, booleans and integers are all ones: a mask of ones hides nothing, and the identifier 1
+    is in range everywhere. Raises UsageError for a dimension that `sizes` lacks.
+    """
+    random = np.random.default_rng(0)
+    feeds: dict[str, Array] = {}
+    for spec in inputs:
+        lacking = [dim for dim in spec.shape if not isinstance(dim, int) and dim not in sizes]
+        if lacking:
+            raise UsageError(f"The size of '{lacking[0]}' in input {spec} is not known.", hint="Give --samples.")
+        shape = tuple(dim if isinstance(dim, int) else sizes[str(dim)] for dim in spec.shape)
+        is_whole = spec.dtype.startswith(("int", "uint", "bool"))
+        values = np.ones(shape) if is_whole else random.standard_normal(shape, dtype=np.float32)
+        feeds[spec.name] = values.astype(_dtype(spec.dtype))
+    return feeds
 
 
 def fitted(sample: Mapping[str, Any], inputs: Sequence[TensorSpec], *, label: str) -> dict[str, Array]:
@@ -132,12 +164,15 @@ def missing_calibration_error() -> UsageError:
     )
 
 
-def _read(location: str) -> Iterator[tuple[str, dict[str, Array]]]:
-    if is_function_location(location):
-        yield from _from_function(location)
-        return
-    for file in _files(Path(location).expanduser()):
-        yield f"Sample {file}", _from_file(file)
+def _read(samples: Samples) -> Iterator[tuple[str, dict[str, Array]]]:
+    if samples.held:
+        for index, sample in enumerate(samples.held):
+            yield f"Sample {index} of {samples.location}", dict(sample)
+    elif is_function_location(samples.location):
+        yield from _from_function(samples.location)
+    else:
+        for file in _files(Path(samples.location).expanduser()):
+            yield f"Sample {file}", _from_file(file)
 
 
 def _from_function(location: str) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -161,6 +196,16 @@ def _from_function(location: str) -> Iterator[tuple[str, dict[str, Array]]]:
             )
         yield f"Sample {index} of {location}", {str(name): _array(value) for name, value in sample.items()}
         index += 1
+
+
+def _dtype(name: str) -> np.dtype[np.generic]:
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+        return dtype
 
 
 def _array(value: Any) -> Array:

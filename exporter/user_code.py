@@ -1,4 +1,4 @@
-"""Functions of the user, by "path/to/file.py:function" or "package.module:function", loaded without shadowing anything."""
+"""Functions of the user, "path/to/file.py:function" or "package.module:function", loaded without shadowing anything."""
 
 from __future__ import annotations
 
