@@ -72,12 +72,11 @@ def make_graphs(
         from passes.quantize.calibrate import calibrate
 
         started = time.perf_counter()
-        progress.stage("calibrate", len(original.calibration))
-        calibrated = calibrate(
+        progress.stage("calibrate")
+        ranges = calibrate(
             optimized, original.calibration, threads=original.threads, progress=lambda _: progress.advance()
         )
         progress.done()
-        ranges = calibrated.ranges
         seconds["calibrate"] = time.perf_counter() - started
     return Graphs(optimized, traced.attempts, (pipeline,), tuple(stages), ranges, seconds, notes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from exporter.jobs import user_gates
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
-from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
+from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error
 from exporter.sources import open_source
-from exporter.sources.base import Source
+from exporter.sources.base import Feeds, Source
 from exporter.verify.batches import vary_batches
 from exporter.verify.references import ReferenceOutputs, record_references
 from exporter.verify.tolerance import UserGate
@@ -59,8 +59,7 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
     traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()
     varied = vary_batches(held_out, source.inputs(), dims=None, traced=traced)
     progress.done()
-    total = len(held_out) + len(varied)
-    progress.stage("run the original", total)
+    progress.stage("run the original")
     with source.reference(threads=recipe.thread_count) as reference:
         references = record_references((*held_out, *varied), reference, work / "references", advance=progress.advance)
     progress.done()
@@ -74,17 +73,16 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
         threads=recipe.thread_count,
         description={
             "held_out": recipe.samples or "the source's own example",
-            "held_out_count": len(held_out),
+            "held_out_count": len(references) - len(varied),
             "further_batches": len(varied),
             "calibration": recipe.calibration if calibration is not None else None,
-            "calibration_count": len(calibration) if calibration is not None else 0,
             "dims": {name: [dim.minimum, dim.usual, dim.maximum] for name, dim in sorted(dims.items())},
         },
         notes=tuple(notes),
     )
 
 
-def _held_out(recipe: Recipe, source: Source) -> tuple[Samples, str]:
+def _held_out(recipe: Recipe, source: Source) -> tuple[Iterable[Feeds], str]:
     if recipe.samples is not None:
         return load_samples(recipe.samples, source.inputs()), ""
     example = source.example()
@@ -93,4 +91,4 @@ def _held_out(recipe: Recipe, source: Source) -> tuple[Samples, str]:
             "There are no samples to verify on.",
             hint="Give --samples: an .npz, a folder of them, or file.py:function that yields dicts of arrays.",
         )
-    return samples_from_example(example), "Verified on the source's own example only: give --samples for more."
+    return [example], "Verified on the source's own example only: give --samples for more."
