@@ -52,7 +52,8 @@ def _waived(lowered: Lowered, recipe: Recipe) -> tuple[str, ...]:
     """Return "execution" when the built artifact could not run here and the user allowed that beforehand."""
     if lowered.artifact is None or lowered.report.verdict is not Verdict.NOT_RUN:
         return ()
-    return ("execution",) if recipe.is_waived("execution", lowered.job.target.name) else ()
+    names = (lowered.job.target.name, str(lowered.job.request))
+    return ("execution",) if recipe.is_waived("execution", *names) else ()
 
 
 def summed_up(report: BuildReport) -> BuildReport:

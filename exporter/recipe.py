@@ -37,7 +37,7 @@ class Recipe:
     `samples`, and is an error for `calibration` when int8 is asked for.
     pipeline: pass text; None takes the default pipeline.
     gates: "name=value", optionally scoped "int8:name=value" or "openvino:name=value".
-    waive: "execution" or "execution:TARGET".
+    waive: "execution", "execution:TARGET" or "execution:TARGET:key=value", the target as it was asked for.
     threads: CPU threads for the original and every artifact; None takes what this process may use.
     speed_seconds: time budget of the interleaved measurement at one input shape; 0 measures nothing.
     """
@@ -61,8 +61,9 @@ class Recipe:
         """CPU threads that everything is run with."""
         return self.threads or len(os.sched_getaffinity(0))
 
-    def is_waived(self, check: str, target: str) -> bool:
-        return check in self.waive or f"{check}:{target}" in self.waive
+    def is_waived(self, check: str, *names: str) -> bool:
+        """Return whether the check is waived for all, or for one of `names`: a target, or a target with its settings."""
+        return check in self.waive or any(f"{check}:{name}" in self.waive for name in names)
 
 
 def target_from_text(text: str) -> TargetRequest:
