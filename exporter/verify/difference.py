@@ -167,13 +167,15 @@ class Difference:
         return OutputAccuracy(
             name=self.name,
             elements=self.elements,
-            sqnr_db=decibels(self._signal, self._error),
+            sqnr_db=decibels(self._signal, self._error) if self.elements else math.nan,
             cosine=self._cosine(),
             max_abs=self._max_abs,
             reference_max_abs=self._reference_max,
             top1_agreement=self._agreeing / self._compared if self._compared else None,
             problems=tuple(self.problems),
-            worst_sample_sqnr_db=decibels(self._signal / max(self.elements, 1), self._worst_error_power),
+            worst_sample_sqnr_db=(
+                decibels(self._signal / self.elements, self._worst_error_power) if self.elements else math.nan
+            ),
             worst_sample=self._worst_sample if self._worst_error_power > 0 else "",
             is_exact=self.exact,
             notes=tuple(self._notes()),

@@ -1,4 +1,7 @@
-"""Several ways to run one model, timed in turn on the same input, in a shuffled order each round: A B C A', A' C A B, ..."""
+"""Several ways to run one model, timed in turn on the same input, in an order shuffled each round.
+
+The first is timed twice a round (A B C A, C A A B ...): what its ratio to itself seems to be is the noise.
+"""
 
 from __future__ import annotations
 
