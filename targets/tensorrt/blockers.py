@@ -1,0 +1,99 @@
+"""Every reason why TensorRT can't take a graph, found without TensorRT: operators, types, Q/DQ and the crash it has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from passes.base import node_label
+from passes.errors import Blocker
+from targets.tensorrt.capabilities import (
+    ARCHITECTURES,
+    KERNELS,
+    NOT_BUILT,
+    OPSET_LIMIT,
+    PRECISION_FROM_TYPE,
+    TENSOR_TYPES,
+)
+from targets.tensorrt.node_rules import broken_rules
+from targets.tensorrt.quantization import quantization_faults
+from targets.tensorrt.typed import typed
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+_SOURCE_LINE_KEY = "pkg.torch.onnx.stack_trace"
+
+
+def find_blockers(model: ir.Model, architectures: Collection[int]) -> tuple[Blocker, ...]:
+    """Return all blockers for engines of these compute capabilities; with none named, those of any TensorRT."""
+    known = typed(model)
+    found = [*_opset(known), *_interface(known)]
+    for node in _nodes(known):
+        for reason in _node_reasons(node, known, architectures):
+            found.append(Blocker(node_label(node), node.op_type, reason, source_line=_source_line(node)))
+    return tuple(found)
+
+
+def _opset(model: ir.Model) -> Iterator[Blocker]:
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    if opset > OPSET_LIMIT:
+        yield Blocker("(model)", "opset", f"it is {opset}, TensorRT takes up to {OPSET_LIMIT}")
+
+
+def _interface(model: ir.Model) -> Iterator[Blocker]:
+    for kind, values in (("Input", model.graph.inputs), ("Output", model.graph.outputs)):
+        for value in values:
+            if value.dtype is not None and value.dtype.name not in TENSOR_TYPES:
+                yield Blocker(str(value.name), kind, f"TensorRT has no type {value.dtype.name}: cast it in the model")
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield every node: of the graph, of its subgraphs, and of the model's functions, which TensorRT inlines."""
+    import onnx_ir as ir
+
+    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    for function in model.functions.values():
+        yield from ir.traversal.RecursiveGraphIterator(function)
+
+
+def _node_reasons(node: ir.Node, model: ir.Model, architectures: Collection[int]) -> Iterator[str]:
+    yield from _operator_reasons(node, model)
+    yield from broken_rules(node)
+    yield from quantization_faults(node)
+    yield from _type_reasons(node, architectures)
+
+
+def _operator_reasons(node: ir.Node, model: ir.Model) -> Iterator[str]:
+    is_standard = node.domain in _STANDARD_DOMAINS
+    name = node.op_type if is_standard else f"{node.domain}::{node.op_type}"
+    if name in KERNELS or node.op_identifier() in model.functions:
+        return
+    if is_standard and node.op_type in NOT_BUILT:
+        yield NOT_BUILT[node.op_type]
+    else:
+        yield f"TensorRT has no kernel for {name}"
+
+
+def _type_reasons(node: ir.Node, architectures: Collection[int]) -> Iterator[str]:
+    names = {
+        value.dtype.name for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is not None
+    }
+    for name in sorted(names - TENSOR_TYPES - {"DOUBLE"}):
+        yield f"TensorRT has no type {name}"
+    precisions = {PRECISION_FROM_TYPE[name] for name in names if name in PRECISION_FROM_TYPE}
+    for architecture in architectures:
+        for precision in sorted(precisions - ARCHITECTURES[architecture]):
+            yield f"SM{architecture} does not compute in {precision}" + _INSTEAD.get((architecture, precision), "")
+
+
+_INSTEAD: dict[tuple[int, str], str] = {
+    (75, "int8"): ": TensorRT 11 would run these products in fp32, slower than without quantization"
+}
+
+
+def _source_line(node: ir.Node) -> str:
+    """Return the user's line of code that the exporter recorded: the innermost frame, "file:line"."""
+    frames = [line.strip() for line in node.metadata_props.get(_SOURCE_LINE_KEY, "").splitlines()]
+    return next((frame for frame in reversed(frames) if frame.startswith("File ")), "")

@@ -1,0 +1,50 @@
+"""The precision that each computing node asks for. TensorRT is strongly typed: what the graph says is what is built."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from passes.base import node_label
+from targets.tensorrt.capabilities import PRECISION_FROM_TYPE
+from targets.tensorrt.typed import typed
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
+"""Operators that products dominate; the others follow their inputs' type."""
+_DATA_INPUTS = 2
+
+
+def planned_precisions(model: ir.Model) -> dict[str, Any]:
+    """Return {"by_operator": {"Conv": {"int8": 20}}, "by_node": {name: precision}} for the nodes that compute."""
+    import onnx_ir as ir
+
+    by_node: dict[str, str] = {}
+    by_operator: dict[str, Counter[str]] = {}
+    for node in ir.traversal.RecursiveGraphIterator(typed(model).graph):
+        if node.op_type in COMPUTING:
+            precision = _precision_of(node)
+            by_node[node_label(node)] = precision
+            by_operator.setdefault(node.op_type, Counter())[precision] += 1
+    counts = {operator: dict(sorted(found.items())) for operator, found in sorted(by_operator.items())}
+    return {"by_operator": counts, "by_node": by_node}
+
+
+def _precision_of(node: ir.Node) -> str:
+    """Return the low precision when both factors come out of DequantizeLinear, else that of the data's type."""
+    factors = [value for value in node.inputs[:_DATA_INPUTS] if value is not None]
+    producers = [value.producer() for value in factors]
+    low = [
+        str(producer.inputs[0].dtype.name)
+        for producer in producers
+        if producer is not None
+        and producer.op_type == "DequantizeLinear"
+        and producer.inputs[0] is not None
+        and producer.inputs[0].dtype is not None
+    ]
+    if factors and len(low) == len(factors) and len(set(low)) == 1:
+        return PRECISION_FROM_TYPE.get(low[0], low[0].lower())
+    kind = node.outputs[0].dtype
+    return PRECISION_FROM_TYPE.get(kind.name, kind.name.lower()) if kind is not None else "unknown"
