@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from exporter.report.wording import (
     share_text,
 )
 from exporter.results import ArtifactReport, BuildReport, Gate, SpeedComparison, StageAccuracy, Verdict
+from exporter.verify.localize import chain_of, localize
 from passes.errors import ExitCode
 
 EXIT_MEANINGS = {
@@ -70,8 +72,8 @@ class Omission:
 
 
 def headline(report: BuildReport) -> str:
-    """Return the verdict with its meaning: "failed: an accuracy gate failed (exit code 3)"."""
-    return f"{report.verdict.value}: {EXIT_MEANINGS[report.exit_code]} (exit code {int(report.exit_code)})"
+    """Return what the exit code means: "an accuracy gate failed (exit code 3)"."""
+    return f"{EXIT_MEANINGS[report.exit_code]} (exit code {int(report.exit_code)})"
 
 
 def stage_row(stage: StageAccuracy) -> StageRow:
@@ -104,22 +106,52 @@ def artifact_row(artifact: ArtifactReport, report: BuildReport) -> ArtifactRow:
         sqnr=accuracy.sqnr if accuracy else UNKNOWN,
         cosine=accuracy.cosine if accuracy else UNKNOWN,
         top1=accuracy.top1 if accuracy else UNKNOWN,
-        speed=tuple(speed_text(speed) for speed in artifact.speed),
+        speed=tuple(
+            speed_text(speed, with_shape=len(timed_shapes(report)) > 1)
+            for speed in _speeds_worth_showing(artifact, report)
+        ),
         size=_size_text(artifact.size_bytes, report.model_size_bytes),
         reason=_artifact_reason(artifact),
     )
 
 
 def artifact_name(artifact: ArtifactReport) -> str:
-    """Return "openvino/int8"."""
-    return printable(f"{artifact.target}/{artifact.label}" if artifact.label else artifact.target)
+    """Return "openvino int8", as its stage and its timings are called."""
+    return printable(f"{artifact.target} {artifact.label}".strip())
 
 
-def speed_text(speed: SpeedComparison) -> str:
-    """Return "1.83x [1.79, 1.88] vs torch eager: faster"."""
+def speed_text(speed: SpeedComparison, *, with_shape: bool = False) -> str:
+    """Return "1.83x [1.79, 1.88] vs original: faster", and "at 8x32" where several input shapes were timed."""
     interval = f"[{speed.ratio_low:.2f}, {speed.ratio_high:.2f}]"
     conclusion = "within noise" if speed.conclusion.startswith("no ") else speed.conclusion
-    return f"{ratio_text(speed.ratio)} {interval} vs {printable(speed.baseline.label)}: {conclusion}"
+    shape = f" at {compact_shapes(speed.input_shapes)}" if with_shape else ""
+    return f"{ratio_text(speed.ratio)} {interval} vs {printable(speed.baseline.label)}{shape}: {conclusion}"
+
+
+def compact_shapes(shapes: str) -> str:
+    """Return "8x32" for "input_ids [8, 32], attention_mask [8, 32]": each different shape once, without names."""
+    found = dict.fromkeys(re.findall(r"\[([0-9, ]*)\]", shapes))
+    return ", ".join(shape.replace(", ", "x") or "scalar" for shape in found) or printable(shapes)
+
+
+def timed_shapes(report: BuildReport) -> tuple[str, ...]:
+    """Return every input shape that something was timed at."""
+    speeds = [*report.baselines, *(speed for artifact in report.artifacts for speed in artifact.speed)]
+    return tuple(dict.fromkeys(speed.input_shapes for speed in speeds))
+
+
+def _speeds_worth_showing(artifact: ArtifactReport, report: BuildReport) -> list[SpeedComparison]:
+    """Return those against the original's forms, and of a lower precision against the same target's fp32.
+
+    The mirror images of the latter say nothing new; report.json has all.
+    """
+    precisions = {f"{other.target} {other.label}".strip(): other.precision for other in report.artifacts}
+    return [
+        speed
+        for speed in artifact.speed
+        if speed.baseline.label not in precisions
+        or (precisions[speed.baseline.label] == "fp32" and artifact.precision != "fp32")
+    ]
 
 
 def omissions(report: BuildReport) -> tuple[Omission, ...]:
@@ -149,21 +181,17 @@ def omissions(report: BuildReport) -> tuple[Omission, ...]:
 
 
 def failures(report: BuildReport) -> tuple[str, ...]:
-    """Return what failed, the first stage of the chain first: it is where the error entered."""
+    """Return what failed, stages first and in their order, each artifact with the stage that the error entered at."""
     found = [f"stage {printable(s.stage)}: {printable(s.reason)}" for s in report.stages if s.verdict is Verdict.FAILED]
-    known = {stage.stage for stage in report.stages}
     for artifact in report.artifacts:
         if artifact.verdict is not Verdict.FAILED:
             continue
-        accuracy = artifact.accuracy
-        if (
-            accuracy is not None
-            and accuracy.verdict is Verdict.FAILED
-            and accuracy.stage in known
-            and not artifact.gates
-        ):
-            continue
-        found.append(f"artifact {artifact_name(artifact)}: {_artifact_reason(artifact)}")
+        blame = localize(chain_of(artifact, report.stages))
+        parts = [printable(str(blame))] if blame is not None else []
+        reason = _artifact_reason(artifact)
+        if reason and (blame is None or reason != printable(blame.reason)):
+            parts.append(reason)
+        found.append(f"artifact {artifact_name(artifact)}: {'; '.join(parts)}")
     return tuple(found)
 
 

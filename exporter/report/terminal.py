@@ -15,6 +15,7 @@ from exporter.report.summary import (
     omissions,
     speed_text,
     stage_row,
+    timed_shapes,
 )
 from exporter.report.wording import UNKNOWN, bytes_text, milliseconds_text, printable, seconds_text
 from exporter.results import BuildReport, PipelineReport, Verdict
@@ -59,7 +60,8 @@ def _print(report: BuildReport, console: Console) -> None:
         _print_stages([stage_row(stage) for stage in report.stages], console)
     if report.baselines:
         for comparison in report.baselines:
-            console.print(_speed_line(printable(comparison.candidate.label), speed_text(comparison)))
+            text = speed_text(comparison, with_shape=len(timed_shapes(report)) > 1)
+            console.print(Text.assemble((f"{printable(comparison.candidate.label)}: ", "bold"), text))
     if report.artifacts:
         _print_artifacts([artifact_row(artifact, report) for artifact in report.artifacts], console)
     _print_setting(report, console)
@@ -74,7 +76,7 @@ def _print(report: BuildReport, console: Console) -> None:
         )
     for note in report.notes:
         console.print(Text(f"note: {printable(note)}", style="dim"))
-    console.print(Text(headline(report), style=STYLES[report.verdict]))
+    console.print(Text(f"{report.verdict.value}: {headline(report)}", style=STYLES[report.verdict]))
     if report.out:
         console.print(Text(f"{printable(report.out)}", style="dim"))
 
@@ -146,13 +148,13 @@ def _print_setting(report: BuildReport, console: Console) -> None:
     """Print what the figures were measured on: input shape, threads, samples, size, time."""
     from rich.text import Text
 
-    speeds = [speed for artifact in report.artifacts for speed in artifact.speed] + list(report.baselines)
+    speeds = [*report.baselines, *(speed for artifact in report.artifacts for speed in artifact.speed)]
     parts = []
-    if speeds:
-        first = speeds[0]
+    for shapes in timed_shapes(report):
+        first = next(speed for speed in speeds if speed.input_shapes == shapes)
         parts.append(
-            f"speed at {printable(first.input_shapes)}, {first.threads} thread(s), interleaved, {first.baseline.runs} "
-            f"rounds; {printable(first.baseline.label)} takes {milliseconds_text(first.baseline.median_ms)}"
+            f"speed at {printable(shapes)}: {first.threads} thread(s), {first.baseline.runs} interleaved rounds, "
+            f"{printable(first.baseline.label)} takes {milliseconds_text(first.baseline.median_ms)}"
         )
     if report.model_size_bytes:
         parts.append(f"fp32 model {bytes_text(report.model_size_bytes)}")
@@ -169,12 +171,6 @@ def _pipeline_text(pipeline: PipelineReport) -> str:
         f"{printable(pipeline.stage)}: {pipeline.nodes_before} -> {pipeline.nodes_after} nodes, {applied} rewrites, "
         f"{refused} refused, {seconds_text(pipeline.seconds)}"
     )
-
-
-def _speed_line(name: str, speed: str) -> Text:
-    from rich.text import Text
-
-    return Text.assemble((f"{name}: ", "bold"), speed)
 
 
 def _table(title: str) -> Table:

@@ -19,6 +19,9 @@ MOST_ITEMS = 64
 MOST_SHAPES = 3
 """How many different lengths are varied: the shortest, the longest and the most frequent."""
 
+SMALLEST_CAP = 4
+"""Batches up to this size are made even of samples that all have batch 1."""
+
 _BATCH_NAMES = ("batch", "batch_size", "n", "b")
 
 
@@ -41,9 +44,9 @@ def vary_batches(
 ) -> tuple[dict[str, Array], ...]:
     """Return samples of other batch sizes than `traced` and the samples' own, by splitting and concatenating those.
 
-    Batch 1, one odd size and the greatest size possible are made at up to three lengths, inside the range that `dims`
-    gives the batch dimension. Lengths are only those that the samples have: padding cannot be invented. Empty when no
-    dimension is a batch, or nothing new can be made.
+    Batch 1, one odd size and the greatest size possible (at most twice the samples' own) are made at up to three
+    lengths, inside the range that `dims` gives the batch dimension. Lengths are only those that the samples have:
+    padding cannot be invented. Empty when no dimension is a batch, or nothing new can be made.
     """
     symbol = batch_dimension(inputs)
     if symbol is None:
@@ -60,10 +63,11 @@ def vary_batches(
         if len(items) >= MOST_ITEMS:
             break
     limits = (dims or {}).get(symbol)
+    greatest = max(SMALLEST_CAP, 2 * max(sizes_seen, default=0))
     known = sizes_seen | set(traced)
     varied: list[dict[str, Array]] = []
     for group in _groups(items, axes):
-        for size in _new_sizes(len(group), known):
+        for size in _new_sizes(min(len(group), greatest), known):
             if limits is None or limits.minimum <= size <= limits.maximum:
                 varied.append(_joined(group[:size], axes))
     return tuple(varied)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exporter.results import StageAccuracy, Verdict
+from exporter.results import ArtifactReport, StageAccuracy, Verdict
+from exporter.verify.tolerance import GRAPH_STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,14 @@ class Blame:
         elif self.previous_stage:
             where += f"; '{self.previous_stage}' before it passed"
         return f"{where}: {self.reason}" if self.reason else where
+
+
+def chain_of(artifact: ArtifactReport, stages: Sequence[StageAccuracy]) -> tuple[StageAccuracy, ...]:
+    """Return the stages on the way to `artifact`, in order: the shared graphs, those named for it, and itself."""
+    title = artifact.accuracy.stage if artifact.accuracy is not None else f"{artifact.target} {artifact.label}"
+    shared = [stage for stage in stages if stage.stage in GRAPH_STAGES]
+    own = [stage for stage in stages if stage.stage.endswith(f" {title}")]
+    return (*shared, *own, *((artifact.accuracy,) if artifact.accuracy is not None else ()))
 
 
 def localize(stages: Sequence[StageAccuracy]) -> Blame | None:

@@ -74,12 +74,12 @@ def speed(baseline: tuple[str, float], candidate: tuple[str, float]) -> SpeedCom
     )
 
 
-EAGER, COMPILED = ("torch eager", 14.2), ("torch.compile", 11.9)
+EAGER, COMPILED = ("original", 14.2), ("torch.compile", 11.9)
 
 
 def artifact(target: str, precision: str, sqnr_db: float, median_ms: float, size_bytes: int) -> ArtifactReport:
     threshold = 80.0 if precision == "fp32" else 14.0
-    accuracy = stage(f"{target}/{precision}", precision, sqnr_db, threshold)
+    accuracy = stage(f"{target} {precision}", precision, sqnr_db, threshold)
     return ArtifactReport(
         target=target,
         precision=precision,
@@ -88,8 +88,8 @@ def artifact(target: str, precision: str, sqnr_db: float, median_ms: float, size
         verdict=accuracy.verdict,
         accuracy=accuracy,
         speed=(
-            speed(EAGER, (f"{target}/{precision}", median_ms)),
-            speed(COMPILED, (f"{target}/{precision}", median_ms)),
+            speed(EAGER, (f"{target} {precision}", median_ms)),
+            speed(COMPILED, (f"{target} {precision}", median_ms)),
         ),
         gates=(Gate("size_ratio", 1.1, size_bytes / 90_900_000, Verdict.PASSED, "", ExitCode.SPEED),),
         size_bytes=size_bytes,
@@ -143,7 +143,11 @@ def build_report() -> BuildReport:
             Attempt("torch.export", 6.2),
         ),
         pipelines=(pipeline(),),
-        stages=(stage("trace"), stage("optimize", sqnr_db=121.9), stage("quantize", "int8", 24.1, 14.0)),
+        stages=(
+            stage("trace"),
+            stage("optimize", sqnr_db=121.9),
+            stage("quantize for openvino int8", "int8", 24.1, 14.0),
+        ),
         artifacts=(
             artifact("onnxruntime", "fp32", 121.7, 9.8, 90_900_000),
             artifact("onnxruntime", "int8", 23.8, 14.1, 23_400_000),
