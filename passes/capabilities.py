@@ -17,6 +17,7 @@ class QuantizationSupport:
     passthrough: operators that keep int8 when input and output share one scale (MaxPool, Reshape, Transpose, Relu).
     float_fused: float operators that the runtime fuses into the int8 kernel before them (Relu, Clip, Add, ...).
     quantize_outputs: the runtime fuses only DQ -> op -> Q, so every int8 operator's output must be quantized too.
+    float_output: with quantize_outputs, the operators whose int8 kernel can return float as well (MatMul, Gemm).
     activation_matmul: a MatMul of two activations (attention scores) runs in int8.
     """
 
@@ -30,6 +31,7 @@ class QuantizationSupport:
     weight_bits: int = 8  # 7 leaves headroom where int8 products saturate in int16 (x86 without VNNI)
     bias: BiasType = "float32"
     quantize_outputs: bool = False
+    float_output: frozenset[str] = frozenset()
     activation_matmul: bool = False
 
 

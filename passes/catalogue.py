@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from passes.base import Pass
-from passes.pipeline import Pipeline
+from passes.cleanup.deduplicate_initializers import DeduplicateInitializers
+from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
+from passes.cleanup.eliminate_dead_code import EliminateDeadCode
+from passes.cleanup.fold_constants import FoldConstants
+from passes.cleanup.fold_shapes import FoldShapes
+from passes.cleanup.merge_reshapes import MergeReshapes
+from passes.cleanup.remove_identities import RemoveIdentities
+from passes.pipeline import Pipeline, Repeat
 
 
 def _table(*kinds: type[Pass]) -> dict[str, type[Pass]]:
@@ -15,9 +22,20 @@ def _table(*kinds: type[Pass]) -> dict[str, type[Pass]]:
     return table
 
 
-PASSES: dict[str, type[Pass]] = _table()
+PASSES: dict[str, type[Pass]] = _table(
+    DeduplicateInitializers,
+    EliminateCommonSubexpressions,
+    EliminateDeadCode,
+    FoldConstants,
+    FoldShapes,
+    MergeReshapes,
+    RemoveIdentities,
+)
 
 
 def default_pipeline() -> Pipeline:
     """Return the target-independent pipeline: clean up, raise to standard operators, clean up again."""
-    return Pipeline()
+    cleanup = Repeat(
+        (FoldConstants(), FoldShapes(), RemoveIdentities(), MergeReshapes(), EliminateCommonSubexpressions())
+    )
+    return Pipeline((cleanup, EliminateDeadCode(), DeduplicateInitializers()))

@@ -1,8 +1,13 @@
-"""The calibrated range of one activation."""
+"""The calibrated range of one activation, and all of them by value name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from passes.base import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,9 +15,39 @@ class ActivationRange:
     """The interval, in real units, that a quantized activation shall cover; `low` <= `high`, both finite.
 
     observed_low and observed_high are the extremes that were seen, before any clipping.
+    magnitude: what a symmetric scale shall cover; None takes the larger of |low| and |high|.
+    channel_mean, channel_peak: mean and greatest magnitude of each channel (the last axis of a matrix product's
+    input, axis 1 of a convolution's); empty when the value feeds neither.
     """
 
     low: float
     high: float
     observed_low: float
     observed_high: float
+    magnitude: float | None = None
+    channel_mean: tuple[float, ...] = ()
+    channel_peak: tuple[float, ...] = ()
+
+    @property
+    def symmetric_peak(self) -> float:
+        """The magnitude that a symmetric scale shall cover."""
+        return self.magnitude if self.magnitude is not None else max(abs(self.low), abs(self.high))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges(Mapping[str, ActivationRange]):
+    """Calibrated ranges by value name; `excluded` lists the float values that got none, and why."""
+
+    values_by_name: Mapping[str, ActivationRange] = field(default_factory=dict)
+    excluded: tuple[Event, ...] = ()
+    samples: int = 0
+    method: str = ""
+
+    def __getitem__(self, name: str) -> ActivationRange:
+        return self.values_by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)

@@ -1,0 +1,95 @@
+"""The int8 scheme of one graph: what the runtime takes, narrowed by what the user asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from passes.errors import UsageError
+from passes.quantize.ranges import ActivationRange
+
+if TYPE_CHECKING:
+    from passes.capabilities import ActivationType, Capabilities, QuantizationSupport
+
+Granularity = Literal["channel", "tensor"]
+
+LEAST_SCALE = 1e-12
+"""The scale of an activation that is zero everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantScheme:
+    """How activations, weights and biases become integers.
+
+    weight_magnitude: the largest weight code, 127, or 63 where 8-bit products would saturate.
+    support: which operators take part, and how the runtime fuses them.
+    """
+
+    activation_type: ActivationType
+    symmetric: bool
+    granularity: Granularity
+    weight_magnitude: int
+    support: QuantizationSupport
+
+
+@dataclass(frozen=True, slots=True)
+class QuantParameters:
+    """real = (code - zero_point) * scale, for codes of `dtype`."""
+
+    scale: float
+    zero_point: int
+    dtype: ActivationType
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest code."""
+        return (0, 255) if self.dtype == "uint8" else (-128, 127)
+
+
+def scheme_from_capabilities(
+    capabilities: Capabilities, *, granularity: Granularity = "channel", symmetric: bool | None = None
+) -> QuantScheme:
+    """Return the scheme for a runtime; None for `symmetric` takes the finest that it runs.
+
+    Raises UsageError when the runtime has no int8 operators, or when asymmetric activations are asked of one that is
+    symmetric only.
+    """
+    support = capabilities.quantization
+    if not support.operators:
+        raise UsageError(
+            f"{capabilities.name} has no int8 operators, so there is nothing to quantize for it.",
+            hint="Quantize for a target that runs int8, or build another precision.",
+        )
+    if symmetric is False and support.symmetric_activations:
+        raise UsageError(
+            f"{capabilities.name} takes symmetric int8 activations only.", hint="Leave the option symmetric out."
+        )
+    is_symmetric = support.symmetric_activations if symmetric is None else symmetric
+    types = support.activation_types
+    kind: ActivationType = "int8" if is_symmetric and "int8" in types else types[0]
+    return QuantScheme(
+        activation_type=kind,
+        symmetric=is_symmetric,
+        granularity=granularity if support.per_channel else "tensor",
+        weight_magnitude=127 if support.weight_bits == 8 else 63,
+        support=support,
+    )
+
+
+def activation_parameters(covered: ActivationRange, scheme: QuantScheme) -> QuantParameters:
+    """Return scale and zero point so that the range is covered and zero is a code of its own."""
+    if scheme.symmetric:
+        peak = covered.symmetric_peak
+        zero_point = 0 if scheme.activation_type == "int8" else 128
+        return QuantParameters(_scale(peak / 127), zero_point, scheme.activation_type)
+    low, high = min(covered.low, 0.0), max(covered.high, 0.0)
+    scale = _scale((high - low) / 255)
+    least = 0 if scheme.activation_type == "uint8" else -128
+    zero_point = least + round(-low / scale)
+    return QuantParameters(scale, max(least, min(least + 255, zero_point)), scheme.activation_type)
+
+
+def _scale(value: float) -> float:
+    return float(np.float32(max(value, LEAST_SCALE)))

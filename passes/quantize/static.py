@@ -1,0 +1,53 @@
+"""Static int8: the pass that turns calibrated ranges into a Q/DQ graph for one runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from passes.base import Context, Pass, PassResult
+from passes.errors import UsageError
+from passes.quantize.insertion import Insertion
+from passes.quantize.placement import place
+from passes.quantize.scheme import Granularity, scheme_from_capabilities
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_LEAST_OPSET = 13
+"""QuantizeLinear and DequantizeLinear have an axis from this opset on."""
+
+
+@dataclass(frozen=True)
+class QuantizeStatic(Pass):
+    """Quantize operators to int8 with explicit Q/DQ, as the context's runtime executes them.
+
+    Weights become symmetric int8 initializers behind DequantizeLinear; activations get QuantizeLinear and
+    DequantizeLinear with their calibrated scales. An operator stays in float, with the reason, when an input has no
+    range, its weight is computed, tiny or not finite, or the runtime has no int8 kernel for how it is used.
+    granularity: one weight scale a channel, or one a tensor. symmetric: None takes what the runtime runs best.
+    """
+
+    name: ClassVar[str] = "quantize-static"
+    optional: ClassVar[bool] = False
+
+    granularity: Granularity = "channel"
+    symmetric: bool | None = None
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        """Quantize the main graph; raises UsageError without ranges, int8 support or opset 13."""
+        recorder = context.recorder(self.name)
+        scheme = scheme_from_capabilities(context.capabilities, granularity=self.granularity, symmetric=self.symmetric)
+        opset = model.opset_imports.get("", _LEAST_OPSET)
+        if opset < _LEAST_OPSET:
+            raise UsageError(
+                f"The graph has opset {opset}; per-channel Q/DQ needs {_LEAST_OPSET}.", hint="Convert its opset first."
+            )
+        if not context.ranges:
+            raise UsageError(
+                f"{self.name} needs calibrated ranges, and there are none.",
+                hint="Give representative inputs with --calibration.",
+            )
+        placement = place(model.graph, scheme, context.ranges, recorder)
+        Insertion(model.graph, scheme, context.ranges, recorder).write(placement)
+        return recorder.result()
