@@ -99,8 +99,13 @@ def generated_feeds(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> d
     return feeds
 
 
-def fitted(sample: Mapping[str, Any], inputs: Sequence[TensorSpec], *, label: str) -> dict[str, Array]:
-    """Return the sample as the inputs want it, in their order; safe casts are made. Raises UsageError otherwise."""
+def fitted(
+    sample: Mapping[str, Any], inputs: Sequence[TensorSpec], *, label: str, finite: bool = True
+) -> dict[str, Array]:
+    """Return the sample as the inputs want it, in their order; safe casts are made. Raises UsageError otherwise.
+
+    finite: whether NaN and infinite values are refused.
+    """
     wanted = {spec.name: spec for spec in inputs}
     unknown = [name for name in sample if name not in wanted]
     missing = [name for name in wanted if name not in sample]
@@ -116,7 +121,7 @@ def fitted(sample: Mapping[str, Any], inputs: Sequence[TensorSpec], *, label: st
     for spec in inputs:
         array = _cast(np.asarray(sample[spec.name]), spec, label)
         _check_shape(array, spec, label, sizes)
-        if array.dtype.kind in "fV" and not bool(np.isfinite(array).all()):
+        if finite and array.dtype.kind in "fV" and not bool(np.isfinite(array).all()):
             raise UsageError(
                 f"{label}, input '{spec.name}' has NaN or infinite values.",
                 hint="Accuracy cannot be judged on such a sample: leave it out, or mend how it is made.",

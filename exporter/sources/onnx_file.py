@@ -1,0 +1,105 @@
+"""An ONNX file as a source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.graph_specs import specs_of
+from exporter.results import Attempt
+from exporter.sources.base import Traced
+from passes.optional import require
+from passes.serialization import load_model
+from targets.base import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from exporter.sources.base import Feeds
+    from targets.base import Runner
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class OnnxSource:
+    """An ONNX file, run as the reference by ONNX Runtime with all of its optimizations off."""
+
+    location: str
+    framework: str
+    path: Path
+    specs: tuple[TensorSpec, ...]
+    files: tuple[Path, ...]
+    _sha256: str = field(default="", repr=False)
+
+    def sha256(self) -> str:
+        """Return a hash over the file and its external data."""
+        if not self._sha256:
+            digest = hashlib.sha256()
+            for file in self.files:
+                digest.update(f"{file.name}\0".encode())
+                with file.open("rb") as stream:
+                    while chunk := stream.read(_CHUNK_BYTES):
+                        digest.update(chunk)
+            self._sha256 = digest.hexdigest()
+        return self._sha256
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.specs
+
+    def example(self) -> Feeds | None:
+        return None
+
+    def trace(self, work: Path) -> Traced:
+        """Return the graph as it is in the file, its weights memory-mapped; missing value types are inferred."""
+        del work
+        model = load_model(self.path)
+        return Traced(_inferred(model) if _lacks_types(model) else model, (Attempt("read the ONNX file", 0.0),))
+
+    def reference(self, *, threads: int = 1) -> AbstractContextManager[Runner]:
+        from exporter.sources.onnx_runner import open_onnx
+
+        return open_onnx(self.path, threads=threads)
+
+    def baselines(self, *, threads: int = 1) -> Iterator[tuple[str, AbstractContextManager[Runner]]]:
+        """Yield nothing: the reference is all there is."""
+        del threads
+        yield from ()
+
+
+def open_onnx_file(location: str) -> OnnxSource:
+    """Return the source that an .onnx file is. Raises BadModel for one that is missing, broken or unsafe to load."""
+    path = Path(location).expanduser()
+    model = load_model(path)
+    ort = require("onnxruntime", extra="test", need="An ONNX source")
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    return OnnxSource(location, f"onnxruntime {ort.__version__}", path, specs_of(inputs), _files(model, path))
+
+
+def _files(model: ir.Model, path: Path) -> tuple[Path, ...]:
+    import onnx_ir as ir
+
+    locations = {
+        str(value.const_value.location)
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    }
+    return (path, *(path.parent / location for location in sorted(locations)))
+
+
+def _lacks_types(model: ir.Model) -> bool:
+    return any(
+        value.dtype is None or value.shape is None for node in model.graph for value in node.outputs if value.name
+    )
+
+
+def _inferred(model: ir.Model) -> ir.Model:
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    inferred: ir.Model = ShapeInferencePass()(model).model
+    return inferred
