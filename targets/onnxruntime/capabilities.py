@@ -1,0 +1,63 @@
+"""What ONNX Runtime's CPU provider can take, as tables."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from passes.capabilities import Capabilities, QuantizationSupport
+
+OPSET_LIMIT = 26
+
+# bfloat16 has kernels for a handful of operators only (no Conv, MatMul, Gemm): a bf16 graph does not load.
+PRECISIONS = frozenset({"fp32", "fp16", "int8"})
+TYPED_PRECISIONS = frozenset({"int8", "fp16", "bf16"})
+
+# Kernels that are right but slower than what the expansion gives; measured on one thread of a Zen 4.
+# (None so far: Gelu, LayerNormalization, RMSNormalization, RotaryEmbedding and Attention are at least as fast as both
+# their com.microsoft counterparts and their decompositions.)
+NOT_WORTH_KEEPING: frozenset[str] = frozenset()
+
+QUANTIZATION = QuantizationSupport(
+    operators=frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"}),
+    passthrough=frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather"}),
+    float_fused=frozenset({"Relu", "Clip"}),
+    activation_types=("uint8", "int8"),
+    symmetric_activations=False,
+    per_channel=True,
+    bias="int32",
+    quantize_outputs=True,
+    activation_matmul=False,
+)
+
+
+def cpu_capabilities() -> Capabilities:
+    """Return the CPU provider's limits; its operator kernels are asked of the installed runtime."""
+    kernels = cpu_kernels()
+    return Capabilities(
+        name="onnxruntime",
+        opset_limit=OPSET_LIMIT,
+        kernels=None if kernels is None else kernels - NOT_WORTH_KEEPING,
+        precisions=PRECISIONS,
+        typed_precisions=TYPED_PRECISIONS,
+        quantization=QUANTIZATION,
+    )
+
+
+@lru_cache(maxsize=1)
+def cpu_kernels() -> frozenset[str] | None:
+    """Return "Op" and "domain::Op" of every operator that the installed runtime has a CPU kernel for.
+
+    None where the runtime was built without its kernel registry's Python access, or is absent.
+    """
+    try:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        definitions: list[Any] = state.get_all_opkernel_def()
+    except (ImportError, AttributeError):
+        return None
+    return frozenset(
+        kernel.op_name if kernel.domain in ("", "ai.onnx") else f"{kernel.domain}::{kernel.op_name}"
+        for kernel in definitions
+        if kernel.provider == "CPUExecutionProvider"
+    )

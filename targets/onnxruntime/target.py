@@ -1,0 +1,77 @@
+"""The ONNX Runtime target."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from passes.errors import MissingDependency
+from passes.optional import require
+from targets.base import Artifact, BuildOptions, Readiness, Runner
+from targets.onnxruntime.settings import TABLE, settings_from_text
+from targets.processor import processor_label
+from targets.settings import check_precision, label_from_settings, settings_from_table
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from passes.capabilities import Capabilities
+    from passes.errors import Blocker
+    from passes.pipeline import Pipeline
+
+
+class OnnxRuntimeTarget:
+    """ONNX Runtime on an explicit execution provider, the CPU's unless told otherwise."""
+
+    name = "onnxruntime"
+    summary = "ONNX Runtime on the CPU, or on an execution provider that is named"
+
+    def probe(self) -> Readiness:
+        try:
+            runtime = _require()
+        except MissingDependency as error:
+            return Readiness(False, False, reason=error.message, fix=error.hint)
+        return Readiness(True, True, versions={"onnxruntime": str(runtime.__version__)}, device=processor_label())
+
+    def check(self, options: BuildOptions) -> None:
+        check_precision(self.name, options.precision)
+        settings_from_text(options.settings)
+
+    def label(self, options: BuildOptions) -> str:
+        return label_from_settings(options.precision, settings_from_table(self.name, options.settings, TABLE), TABLE)
+
+    def capabilities(self, options: BuildOptions) -> Capabilities:
+        from targets.onnxruntime.capabilities import cpu_capabilities
+
+        return cpu_capabilities()
+
+    def pipeline(self, options: BuildOptions) -> Pipeline:
+        from passes.expand.materialize_broadcasts import MaterializeBroadcasts
+        from passes.pipeline import Pipeline
+
+        return Pipeline((MaterializeBroadcasts(),))
+
+    def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
+        from targets.onnxruntime.blockers import find_blockers
+
+        _require()
+        return find_blockers(model, settings_from_text(options.settings), precision=options.precision)
+
+    def build(self, model: ir.Model, out: Path, options: BuildOptions) -> Artifact:
+        from targets.onnxruntime.build import build_artifact
+
+        self.check(options)
+        _require()
+        return build_artifact(model, out, options, settings=settings_from_text(options.settings))
+
+    def open(self, artifact: Artifact, *, threads: int = 1) -> AbstractContextManager[Runner]:
+        from targets.onnxruntime.runner import open_artifact
+
+        _require()
+        return open_artifact(artifact, threads=threads)
+
+
+def _require() -> ModuleType:
+    return require("onnxruntime", extra="", need="The onnxruntime target")

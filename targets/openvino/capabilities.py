@@ -1,0 +1,54 @@
+"""What OpenVINO can take, as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from passes.capabilities import Capabilities, QuantizationSupport
+from passes.errors import MissingDependency
+from targets.openvino.runtime import load_openvino
+
+if TYPE_CHECKING:
+    from targets.openvino.settings import Settings
+
+OPSET_LIMIT = 24
+
+QUANTIZATION = QuantizationSupport(
+    operators=frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"}),
+    passthrough=frozenset(
+        {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Relu", "Clip"}
+    ),
+    float_fused=frozenset({"Relu", "Clip", "Add", "Sigmoid", "HardSwish", "Gelu"}),
+    activation_types=("uint8", "int8"),
+    symmetric_activations=False,
+    per_channel=True,
+    bias="float32",
+    quantize_outputs=False,
+    activation_matmul=True,
+)
+
+# A hint -> the name by which a device says that it has this arithmetic.
+CAPABILITY_OF_HINT = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_PRECISION_OF_CAPABILITY = {"FP32": "fp32", "BF16": "bf16", "FP16": "fp16", "INT8": "int8"}
+
+
+def device_capabilities(settings: Settings) -> Capabilities:
+    """Return the limits of the chosen device; without OpenVINO or the device, those that every device has."""
+    offered = {
+        _PRECISION_OF_CAPABILITY[name] for name in optimizations_of(settings.device) if name in _PRECISION_OF_CAPABILITY
+    }
+    return Capabilities(
+        name="openvino",
+        opset_limit=OPSET_LIMIT,
+        precisions=frozenset(offered or {"fp32", "int8"}),
+        typed_precisions=frozenset({"int8"}),
+        quantization=QUANTIZATION,
+    )
+
+
+def optimizations_of(device: str) -> tuple[str, ...]:
+    """Return what arithmetic a device says it has ("FP32", "BF16", "INT8", ...); empty when it is not here."""
+    try:
+        return tuple(load_openvino().Core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
+    except (MissingDependency, RuntimeError):
+        return ()

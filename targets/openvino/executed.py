@@ -1,0 +1,68 @@
+"""What OpenVINO made of the graph: the precision that each node runs in, and which planned int8 ones are float."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_INTEGERS = frozenset({"i8", "u8"})
+_NOT_COMPUTING = frozenset({"Const", "Input", "Output"})
+_PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "Subgraph"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Executed:
+    kind: str
+    precision: str
+    implementation: str
+    originals: tuple[str, ...]
+
+
+def executed_from_compiled(compiled: Any, planned: Iterable[str]) -> dict[str, Any]:
+    """Return what runs, for the manifest.
+
+    operators: count by the runtime's layer type. precisions: count by precision. int8_planned: how many products the
+    graph asked for in int8. int8_executed: count by layer type of the products that run on 8-bit integers.
+    float_fallbacks: planned products that run in float, with their precision and kernel. untraced: planned products
+    that the runtime merged into a node that names none of its origins.
+    """
+    nodes = [_node_from_runtime(operation) for operation in compiled.get_runtime_model().get_ordered_ops()]
+    computing = [node for node in nodes if node.kind not in _NOT_COMPUTING]
+    products = {name: node for node in computing if node.kind in _PRODUCTS for name in node.originals}
+    names = tuple(planned)
+    floats = {name: products[name] for name in names if name in products and not _is_int8(products[name])}
+    return {
+        "operators": dict(sorted(Counter(node.kind for node in computing).items())),
+        "precisions": dict(sorted(Counter(node.precision for node in computing).items())),
+        "int8_planned": len(names),
+        "int8_executed": dict(
+            sorted(Counter(node.kind for node in computing if node.kind in _PRODUCTS and _is_int8(node)).items())
+        ),
+        "float_fallbacks": [
+            f"{name}: {node.kind} in {node.precision} ({node.implementation})" for name, node in sorted(floats.items())
+        ],
+        "untraced": sorted(name for name in names if name not in products),
+    }
+
+
+def _is_int8(node: _Executed) -> bool:
+    return node.precision in _INTEGERS
+
+
+def _node_from_runtime(operation: Any) -> _Executed:
+    facts = {key: _text(value) for key, value in operation.get_rt_info().items()}
+    originals: list[str] = []
+    for name in facts.get("originalLayersNames", "").split(","):
+        originals += [name, name.rpartition("/")[0]]  # "conv_3/WithoutBiases" is conv_3
+    return _Executed(
+        facts.get("layerType", "unknown"),
+        facts.get("runtimePrecision", "unknown"),
+        facts.get("primitiveType", "unknown"),
+        tuple(filter(None, originals)),
+    )
+
+
+def _text(value: Any) -> str:
+    return str(getattr(value, "value", value))

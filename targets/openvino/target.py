@@ -1,0 +1,85 @@
+"""The OpenVINO target."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from passes.errors import MissingDependency
+from targets.base import Artifact, BuildOptions, Readiness, Runner
+from targets.openvino.runtime import device_label, load_openvino
+from targets.openvino.settings import TABLE, settings_from_text
+from targets.settings import check_precision, label_from_settings, settings_from_table
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from passes.capabilities import Capabilities
+    from passes.errors import Blocker
+    from passes.pipeline import Pipeline
+    from targets.openvino.settings import Settings
+
+
+class OpenVinoTarget:
+    """OpenVINO IR on disk, run with an inference precision that is always stated."""
+
+    name = "openvino"
+    summary = "OpenVINO IR for the CPU or another device, its inference precision always explicit"
+
+    def probe(self) -> Readiness:
+        try:
+            openvino = load_openvino()
+        except MissingDependency as error:
+            return Readiness(False, False, reason=error.message, fix=error.hint)
+        versions = {"openvino": str(openvino.get_version())}
+        try:
+            core = openvino.Core()
+            devices = list(core.available_devices)
+            label = ", ".join(f"{device}: {device_label(core, device)}" for device in devices)
+        except Exception as error:  # a broken plug-in raises RuntimeError or worse; probing never does
+            return Readiness(
+                False, False, reason=f"OpenVINO does not start: {error}", fix="Install it again.", versions=versions
+            )
+        if not devices:
+            return Readiness(
+                True, False, reason="OpenVINO finds no device.", fix="Install a device plug-in.", versions=versions
+            )
+        return Readiness(True, True, versions=versions, device=label)
+
+    def check(self, options: BuildOptions) -> None:
+        check_precision(self.name, options.precision)
+        _settings(options)
+
+    def label(self, options: BuildOptions) -> str:
+        return label_from_settings(options.precision, settings_from_table(self.name, options.settings, TABLE), TABLE)
+
+    def capabilities(self, options: BuildOptions) -> Capabilities:
+        from targets.openvino.capabilities import device_capabilities
+
+        return device_capabilities(_settings(options))
+
+    def pipeline(self, options: BuildOptions) -> Pipeline:
+        from passes.pipeline import Pipeline
+
+        return Pipeline()
+
+    def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
+        from targets.openvino.blockers import find_blockers
+
+        return find_blockers(model, _settings(options))
+
+    def build(self, model: ir.Model, out: Path, options: BuildOptions) -> Artifact:
+        from targets.openvino.build import build_artifact
+
+        self.check(options)
+        return build_artifact(model, out, options, settings=_settings(options))
+
+    def open(self, artifact: Artifact, *, threads: int = 1) -> AbstractContextManager[Runner]:
+        from targets.openvino.runner import open_artifact
+
+        return open_artifact(artifact, threads=threads)
+
+
+def _settings(options: BuildOptions) -> Settings:
+    return settings_from_text(options.settings, precision=options.precision)

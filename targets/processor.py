@@ -1,0 +1,53 @@
+"""What this machine's processor is, as far as it changes an artifact's results or speed."""
+
+from __future__ import annotations
+
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+# Instruction sets that decide which low-precision kernels a runtime takes; /proc/cpuinfo's spelling.
+_RELEVANT_FLAGS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "amx_fp16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+
+
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """Return the CPU's model as the operating system names it."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def processor_flags() -> tuple[str, ...]:
+    """Return the instruction sets this CPU has that matter for low precision; empty where the system doesn't say."""
+    cpuinfo = _cpuinfo()
+    present = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
+    return tuple(flag for flag in _RELEVANT_FLAGS if flag in present)
+
+
+def processor_label() -> str:
+    """Return the CPU's name and its relevant instruction sets: "AMD EPYC (avx2 avx512_vnni)"."""
+    flags = processor_flags()
+    return f"{processor_name()} ({' '.join(flags)})" if flags else processor_name()
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    first = text.strip().split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
