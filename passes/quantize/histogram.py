@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from passes.quantize.ranges import ChannelRanges
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -87,11 +89,13 @@ class Histogram:
 
 @dataclass(slots=True)
 class ChannelStatistics:
-    """Running mean and greatest magnitude of each channel along one axis; masked and non-finite entries count as 0."""
+    """Running extremes, sum and sum of squares of each channel along one axis; masked entries count as zero."""
 
     axis: int
-    peak: npt.NDArray[np.float64] | None = None
+    low: npt.NDArray[np.float64] | None = None
+    high: npt.NDArray[np.float64] | None = None
     total: npt.NDArray[np.float64] | None = None
+    squares: npt.NDArray[np.float64] | None = None
     count: int = 0
 
     def add(self, values: npt.NDArray[np.floating]) -> None:
@@ -99,10 +103,21 @@ class ChannelStatistics:
         moved = np.moveaxis(values, self.axis, -1).reshape(-1, values.shape[self.axis])
         if moved.shape[0] == 0:
             return
-        if not np.isfinite(moved).all() or np.abs(moved).max() > FINITE_LIMIT:
-            moved = np.where(np.isfinite(moved) & (np.abs(moved) <= FINITE_LIMIT), moved, 0)
-        peak = np.abs(moved).max(axis=0).astype(np.float64)
+        low, high = moved.min(axis=0), moved.max(axis=0)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()) or max(-low.min(), high.max()) > FINITE_LIMIT:
+            moved = np.where(np.isfinite(moved) & (np.abs(moved) <= FINITE_LIMIT), moved, np.float32(0))
+            low, high = moved.min(axis=0), moved.max(axis=0)
         total = moved.sum(axis=0, dtype=np.float64)
-        self.peak = peak if self.peak is None else np.maximum(self.peak, peak)
+        squares = np.einsum("nc,nc->c", moved, moved, dtype=np.float64)
+        self.low = low.astype(np.float64) if self.low is None else np.minimum(self.low, low)
+        self.high = high.astype(np.float64) if self.high is None else np.maximum(self.high, high)
         self.total = total if self.total is None else self.total + total
+        self.squares = squares if self.squares is None else self.squares + squares
         self.count += moved.shape[0]
+
+    def ranges(self) -> ChannelRanges | None:
+        """Return what was seen by channel; None when nothing was."""
+        if self.low is None or self.high is None or self.total is None or self.squares is None:
+            return None
+        columns = (self.low, self.high, self.total / self.count, self.squares / self.count)
+        return ChannelRanges(*(tuple(float(value) for value in column) for column in columns))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from passes.quantize.scheme import QuantParameters, QuantScheme, activation_parameters
+from passes.quantize.smoothing import Smoothing, best_smoothing
 from passes.quantize.weighted import Weight, bias_of, weight_of
 from passes.quantize.weights import QuantizedWeight, quantize_weight
 
@@ -34,13 +35,19 @@ class Insertion:
         self.ranges = ranges
         self.recorder = recorder
         self._names = {value.name for value in _all_values(graph)}
-        self._weights: dict[tuple[ir.Value, int | None], tuple[ir.Value, QuantizedWeight]] = {}
+        self._weights: dict[tuple[ir.Value, int | None, ir.Value | None], tuple[ir.Value, QuantizedWeight]] = {}
+        self._smoothings: dict[ir.Value, Smoothing] = {}
         self._parameters: dict[ir.Value, QuantParameters] = {}
 
     def write(self, placement: Placement) -> None:
         """Insert everything that `placement` asks for, and drop the float weights that nobody reads any more."""
         for value, source in placement.scale_source.items():
-            self._parameters[value] = activation_parameters(self.ranges[str(source.name)], self.scheme)
+            covered = self.ranges[str(source.name)]
+            smoothing = self._smoothing(value, list(placement.readers[value])) if value is source else None
+            if smoothing is not None:
+                self._smoothings[value] = smoothing
+                covered = smoothing.covered
+            self._parameters[value] = activation_parameters(covered, self.scheme)
         for node in placement.operators:
             weight = weight_of(node)
             if weight is not None and weight.tensor is not None:
@@ -48,10 +55,28 @@ class Insertion:
         for value, readers in placement.readers.items():
             self._write_activation(value, list(readers))
 
+    def _smoothing(self, value: ir.Value, readers: list[tuple[ir.Node, int]]) -> Smoothing | None:
+        """Return how to even out the channels of `value`, when matrix products alone read its codes."""
+        if not self.scheme.smooth:
+            return None
+        weights: list[npt.NDArray[np.floating]] = []
+        for node, index in readers:
+            weight = weight_of(node)
+            if weight is None or (rows := weight.rows()) is None or index == weight.index:
+                return None
+            weights.append(rows)
+        return best_smoothing(self.ranges[str(value.name)], weights, symmetric=self.scheme.symmetric)
+
     def _write_activation(self, value: ir.Value, readers: list[tuple[ir.Node, int]]) -> None:
         import onnx_ir as ir
 
         parameters = self._parameters[value]
+        after = value.producer()
+        if (smoothing := self._smoothings.get(value)) is not None:
+            inverse = self._constant(f"{value.name}_smoothing", (1 / smoothing.factors).astype(np.float32))
+            smooth = self._value(f"{value.name}_smoothed", ir.DataType.FLOAT, value.shape)
+            self._insert(after, ir.Node("", "Mul", [value, inverse], outputs=[smooth], name=f"{smooth.name}_node"))
+            value, after = smooth, smooth.producer()
         scale = self._constant(f"{value.name}_scale", np.asarray(parameters.scale, np.float32))
         zero = self._constant(f"{value.name}_zero_point", np.asarray(parameters.zero_point, parameters.dtype))
         code_type = ir.DataType.UINT8 if parameters.dtype == "uint8" else ir.DataType.INT8
@@ -59,13 +84,16 @@ class Insertion:
         real = self._value(f"{value.name}_dequantized", ir.DataType.FLOAT, value.shape)
         quantize = ir.Node("", "QuantizeLinear", [value, scale, zero], outputs=[code], name=f"{code.name}_node")
         dequantize = ir.Node("", "DequantizeLinear", [code, scale, zero], outputs=[real], name=f"{real.name}_node")
-        producer = value.producer()
-        if producer is not None:
-            self.graph.insert_after(producer, [quantize, dequantize])
-        else:
-            self.graph.insert_before(self.graph[0], [quantize, dequantize])
+        self._insert(after, quantize, dequantize)
         for node, index in readers:
             node.replace_input_with(index, real)
+
+    def _insert(self, after: ir.Node | None, *nodes: ir.Node) -> None:
+        """Insert `nodes` behind the producer `after`, or at the start for an input's readers."""
+        if after is not None:
+            self.graph.insert_after(after, nodes)
+        else:
+            self.graph.insert_before(self.graph[0], nodes)
 
     def _write_weight(self, node: ir.Node, weight: Weight) -> None:
 
@@ -74,15 +102,19 @@ class Insertion:
         bias = bias_of(node) if self.scheme.support.bias == "int32" else None
         source = node.inputs[1 - weight.index]
         assert source is not None
-        if (weight.value, axis) not in self._weights:
+        smoothing = self._smoothings.get(source)
+        key = (weight.value, axis, source if smoothing is not None else None)
+        if key not in self._weights:
             array = weight.array()
+            if smoothing is not None:
+                array = array * np.expand_dims(smoothing.factors, axis=weight.axis or 0)
             least = self._least_scale(node, array, axis, bias, source)
             quantized = quantize_weight(array, axis=axis, magnitude=self.scheme.weight_magnitude, least_scale=least)
             codes = self._constant(f"{weight.value.name}_quantized", quantized.codes)
             scale = self._constant(f"{weight.value.name}_scale", quantized.scale)
             zero = self._constant(f"{weight.value.name}_zero_point", np.zeros(quantized.scale.shape, np.int8))
-            self._weights[weight.value, axis] = (self._dequantize(node, codes, scale, zero, quantized.axis), quantized)
-        real, quantized = self._weights[weight.value, axis]
+            self._weights[key] = (self._dequantize(node, codes, scale, zero, quantized.axis), quantized)
+        real, quantized = self._weights[key]
         node.replace_input_with(weight.index, real)
         self._drop_if_unread(weight.value)
         if bias is not None:

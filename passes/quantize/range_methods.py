@@ -41,12 +41,8 @@ def range_from_histogram(
             errors = _Moments(histogram)
             low, high = errors.best_interval(low, high)
             magnitude = errors.best_magnitude(magnitude)
-    mean: tuple[float, ...] = ()
-    peak: tuple[float, ...] = ()
-    if channels is not None and channels.total is not None and channels.peak is not None:
-        mean = tuple(float(value) for value in channels.total / channels.count)
-        peak = tuple(float(value) for value in channels.peak)
-    return ActivationRange(low, high, histogram.low, histogram.high, magnitude, mean, peak)
+    seen = channels.ranges() if channels is not None else None
+    return ActivationRange(low, high, histogram.low, histogram.high, magnitude, seen)
 
 
 def _percentile(histogram: Histogram) -> tuple[float, float]:

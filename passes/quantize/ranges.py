@@ -11,13 +11,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelRanges:
+    """What was seen in each channel of an activation that weights multiply: extremes, mean, and mean square.
+
+    The channels lie on the last axis of a matrix product's input and on axis 1 of a convolution's.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    mean: tuple[float, ...]
+    mean_square: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ActivationRange:
     """The interval, in real units, that a quantized activation shall cover; `low` <= `high`, both finite.
 
     observed_low and observed_high are the extremes that were seen, before any clipping.
     magnitude: what a symmetric scale shall cover; None takes the larger of |low| and |high|.
-    channel_mean, channel_peak: mean and greatest magnitude of each channel (the last axis of a matrix product's
-    input, axis 1 of a convolution's); empty when the value feeds neither.
+    channels: the same by channel, for a value that weights multiply.
     """
 
     low: float
@@ -25,8 +37,7 @@ class ActivationRange:
     observed_low: float
     observed_high: float
     magnitude: float | None = None
-    channel_mean: tuple[float, ...] = ()
-    channel_peak: tuple[float, ...] = ()
+    channels: ChannelRanges | None = None
 
     @property
     def symmetric_peak(self) -> float:

@@ -23,6 +23,7 @@ LEAST_SCALE = 1e-12
 class QuantScheme:
     """How activations, weights and biases become integers.
 
+    smooth: even out the channels of a matrix product's input where that lowers the estimated error.
     weight_magnitude: the largest weight code, 127, or 63 where 8-bit products would saturate.
     support: which operators take part, and how the runtime fuses them.
     """
@@ -31,6 +32,7 @@ class QuantScheme:
     symmetric: bool
     granularity: Granularity
     weight_magnitude: int
+    smooth: bool
     support: QuantizationSupport
 
 
@@ -49,7 +51,11 @@ class QuantParameters:
 
 
 def scheme_from_capabilities(
-    capabilities: Capabilities, *, granularity: Granularity = "channel", symmetric: bool | None = None
+    capabilities: Capabilities,
+    *,
+    granularity: Granularity = "channel",
+    symmetric: bool | None = None,
+    smooth: bool = True,
 ) -> QuantScheme:
     """Return the scheme for a runtime; None for `symmetric` takes the finest that it runs.
 
@@ -73,6 +79,7 @@ def scheme_from_capabilities(
         activation_type=kind,
         symmetric=is_symmetric,
         granularity=granularity if support.per_channel else "tensor",
+        smooth=smooth,
         weight_magnitude=127 if support.weight_bits == 8 else 63,
         support=support,
     )

@@ -26,6 +26,7 @@ class QuantizeStatic(Pass):
     DequantizeLinear with their calibrated scales. An operator stays in float, with the reason, when an input has no
     range, its weight is computed, tiny or not finite, or the runtime has no int8 kernel for how it is used.
     granularity: one weight scale a channel, or one a tensor. symmetric: None takes what the runtime runs best.
+    smooth: multiply outlier channels out of a matrix product's input and into its weight, where that lowers the error.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -33,11 +34,14 @@ class QuantizeStatic(Pass):
 
     granularity: Granularity = "channel"
     symmetric: bool | None = None
+    smooth: bool = True
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Quantize the main graph; raises UsageError without ranges, int8 support or opset 13."""
         recorder = context.recorder(self.name)
-        scheme = scheme_from_capabilities(context.capabilities, granularity=self.granularity, symmetric=self.symmetric)
+        scheme = scheme_from_capabilities(
+            context.capabilities, granularity=self.granularity, symmetric=self.symmetric, smooth=self.smooth
+        )
         opset = model.opset_imports.get("", _LEAST_OPSET)
         if opset < _LEAST_OPSET:
             raise UsageError(

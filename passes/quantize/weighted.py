@@ -39,6 +39,14 @@ class Weight:
             return f"its weight '{self.value.name}' has entries that are not finite"
         return ""
 
+    def rows(self) -> npt.NDArray[np.floating] | None:
+        """Return a matrix product's right operand as [K, N]; None for any other weight."""
+        if self.node.op_type not in ("MatMul", "Gemm") or self.index != 1 or len(self.tensor.shape) != 2:
+            return None
+        if self.node.attributes.get_int("transA", 0):
+            return None
+        return self.array().T if self.node.attributes.get_int("transB", 0) else self.array()
+
     def array(self) -> npt.NDArray[np.floating]:
         """Return the weight, read from its file only now."""
         return np.asarray(self.tensor.numpy())

@@ -1,0 +1,79 @@
+"""Outlier channels moved from activations into weights, where the estimated error falls (SmoothQuant, arXiv 2211.10438).
+
+A channel that is fifty times larger than the rest dictates the scale of its whole activation. Dividing each input
+channel by a factor, and multiplying the weight's row by it, changes nothing in real numbers and evens out the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from passes.quantize.ranges import ActivationRange
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from passes.quantize.ranges import ChannelRanges
+
+    Array = npt.NDArray[np.float64]
+
+LEAST_GAIN = 1.5
+"""How many times smaller the estimated error must be for the extra multiplication to be worth it."""
+
+_STRENGTHS = np.linspace(0.2, 1.0, 9)
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothing:
+    """Divide the activation's channels by `factors`, multiply the weights' rows; `covered` is the range after that."""
+
+    factors: npt.NDArray[np.float32]
+    covered: ActivationRange
+    gain: float
+
+
+def best_smoothing(
+    covered: ActivationRange, weights: Sequence[npt.NDArray[np.floating]], *, symmetric: bool
+) -> Smoothing | None:
+    """Return the factors that shrink the estimated error of all `weights` [K, N] by LEAST_GAIN, or None.
+
+    The error of a product is estimated from both roundings, taken as independent noise of step**2 / 12: the
+    activation's, amplified by the weights, and the weights', amplified by the activation.
+    """
+    channels = covered.channels
+    if channels is None or not weights or any(weight.shape[0] != len(channels.low) for weight in weights):
+        return None
+    low, high = np.minimum(channels.low, 0.0), np.maximum(channels.high, 0.0)
+    squares = np.asarray(channels.mean_square)
+    peaks = np.maximum(np.maximum(-low, high), _LEAST)
+    rows = np.maximum(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0), _LEAST)
+    span = 2 * covered.symmetric_peak if symmetric else covered.high - covered.low
+    plain = _error(span, squares, weights, np.ones(len(peaks)))
+    best: Smoothing | None = None
+    for strength in _STRENGTHS:
+        factors = peaks**strength / rows ** (1 - strength)
+        factors = (factors / np.exp(np.log(factors).mean())).astype(np.float32).astype(np.float64)
+        least, most = float((low / factors).min()), float((high / factors).max())
+        after = ActivationRange(least, most, least, most)
+        span = 2 * after.symmetric_peak if symmetric else most - least
+        error = _error(span, squares / factors**2, weights, factors)
+        gain = plain / max(error, np.finfo(np.float64).tiny)
+        if gain >= LEAST_GAIN and (best is None or gain > best.gain):
+            best = Smoothing(factors.astype(np.float32), after, gain)
+    return best
+
+
+def _error(span: float, squares: Array, weights: Sequence[npt.NDArray[np.floating]], factors: Array) -> float:
+    """Return the estimated squared error, summed over outputs, of one row of the product."""
+    total = 0.0
+    activation_noise = (span / 255) ** 2 / 12
+    for weight in weights:
+        scaled = weight * factors[:, None]
+        steps = np.abs(scaled).max(axis=0) / 127
+        total += activation_noise * float(np.square(scaled).sum()) + float(squares.sum() * np.square(steps).sum() / 12)
+    return total
