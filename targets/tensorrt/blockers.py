@@ -10,9 +10,11 @@ from passes.errors import Blocker
 from targets.tensorrt.capabilities import (
     ARCHITECTURES,
     KERNELS,
+    NO_FP32_PRODUCTS,
     NOT_BUILT,
     OPSET_LIMIT,
     PRECISION_FROM_TYPE,
+    PRODUCTS,
     TENSOR_TYPES,
 )
 from targets.tensorrt.node_rules import broken_rules
@@ -84,13 +86,25 @@ def _type_reasons(node: ir.Node, architectures: Collection[int]) -> Iterator[str
         yield f"TensorRT has no type {name}"
     precisions = {PRECISION_FROM_TYPE[name] for name in names if name in PRECISION_FROM_TYPE}
     for architecture in architectures:
+        if architecture in NO_FP32_PRODUCTS and node.op_type in PRODUCTS and precisions == {"fp32"}:
+            yield f"SM{architecture} has no matrix product in fp32 in TensorRT for RTX: build it in fp16"
         for precision in sorted(precisions - ARCHITECTURES[architecture]):
             yield f"SM{architecture} does not compute in {precision}" + _INSTEAD.get((architecture, precision), "")
 
 
-_INSTEAD: dict[tuple[int, str], str] = {
-    (75, "int8"): ": TensorRT 11 would run these products in fp32, slower than without quantization"
-}
+def _introduced(node: ir.Node) -> list[ir.Value]:
+    """Return the values whose type is this node's doing: what it makes, and what it reads that no node computed.
+
+    So one unfit type is reported once, where it enters, and not at every node that passes it on.
+    """
+    if node.op_type == "Constant":
+        return []
+    read = [value for value in node.inputs if value is not None]
+    entering = [value for value in read if (maker := value.producer()) is None or maker.op_type == "Constant"]
+    return [*entering, *node.outputs]
+
+
+_INSTEAD: dict[tuple[int, str], str] = {(75, "int8"): ": TensorRT 11 would compute these products in fp32"}
 
 
 def _source_line(node: ir.Node) -> str:

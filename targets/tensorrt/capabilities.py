@@ -74,6 +74,12 @@ ARCHITECTURES: dict[int, frozenset[str]] = {
 }
 """Compute capability -> what it computes in. Those of AHEAD_OF_TIME were built; the others are from documentation."""
 
+PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
+"""Operators that become matrix products; a convolution does not."""
+
+NO_FP32_PRODUCTS = frozenset({75})
+"""Compute capabilities whose fp32 matrix products TensorRT for RTX refuses to compile."""
+
 TENSOR_TYPES = frozenset(
     {
         *("FLOAT", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT4E2M1", "FLOAT8E8M0"),

@@ -6,14 +6,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from passes.base import node_label
-from targets.tensorrt.capabilities import PRECISION_FROM_TYPE
+from targets.tensorrt.capabilities import PRECISION_FROM_TYPE, PRODUCTS
 from targets.tensorrt.typed import typed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
-"""Operators that products dominate; the others follow their inputs' type."""
+COMPUTING = PRODUCTS | {"Conv", "ConvTranspose"}
+"""Operators whose time is multiplications; the others follow their inputs' type."""
 _DATA_INPUTS = 2
 
 
