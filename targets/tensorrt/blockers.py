@@ -79,9 +79,7 @@ def _operator_reasons(node: ir.Node, model: ir.Model) -> Iterator[str]:
 
 
 def _type_reasons(node: ir.Node, architectures: Collection[int]) -> Iterator[str]:
-    names = {
-        value.dtype.name for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is not None
-    }
+    names = {value.dtype.name for value in _introduced(node) if value.dtype is not None}
     for name in sorted(names - TENSOR_TYPES - {"DOUBLE"}):
         yield f"TensorRT has no type {name}"
     precisions = {PRECISION_FROM_TYPE[name] for name in names if name in PRECISION_FROM_TYPE}
