@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 160
 """Columns assumed where the output is no terminal: wide enough for no cell to be cut."""
 
-NARROW = 100
+NARROW = 124
 """Below this many columns the artifacts are listed one under the other instead of in a table."""
 
 STYLES = {

@@ -20,7 +20,7 @@ def decibel_text(value: float | None) -> str:
         return UNKNOWN
     if value > _LARGEST_SHOWN_DB:
         return "exact"
-    return "-∞ dB" if value == -math.inf else f"{value:.1f} dB"
+    return "-∞ dB" if value == -math.inf else f"{math.floor(value * 10) / 10:.1f} dB"
 
 
 def cosine_text(value: float | None) -> str:
@@ -30,7 +30,7 @@ def cosine_text(value: float | None) -> str:
     gap = 1.0 - value
     if gap <= 0:
         return "1"
-    return f"1 - {gap:.0e}" if gap < 1e-4 else f"{value:.4f}"
+    return f"1 - {gap:.0e}" if gap < 1e-4 else f"{math.floor(value * 1e4) / 1e4:.4f}"
 
 
 def share_text(value: float | None) -> str:
