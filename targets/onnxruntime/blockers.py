@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from passes.base import node_label
 from passes.errors import Blocker
 from passes.serialization import INLINE_LIMIT_BYTES, save_model
-from targets.onnxruntime.capabilities import OPSET_LIMIT
+from targets.onnxruntime.capabilities import OPSET_LIMIT, cpu_kernels
 from targets.onnxruntime.settings import Settings, provider_is_here, session_options
 from targets.origin import source_line
 from targets.specs import model_inputs, model_outputs
@@ -27,6 +27,7 @@ _FEEDABLE = frozenset(
 _PRECISION_REASONS: dict[str, str] = {
     "bf16": "ONNX Runtime's CPU provider has bfloat16 kernels for a few operators only, none of them Conv or MatMul"
 }
+_UNKNOWN = "ONNX Runtime knows no operator of this name and domain"
 _NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*/(?=\w+\.(cc|h):)")
 
 
@@ -68,11 +69,24 @@ def _refused_nodes(model: ir.Model, settings: Settings) -> Iterator[Blocker]:
     for node in model.graph.all_nodes():
         if _holds_graphs(node) or (node.domain, node.op_type, node.overload) in model.functions:
             continue  # its inner nodes are asked about one by one
+        if any(value is not None and value.type is None for value in node.inputs):
+            if not _is_known(node):  # without types, the name is all that can be asked about
+                yield Blocker(node_label(node), node.op_type, _UNKNOWN, source_line(node))
+            continue
         alone = _alone(node, model)
         if alone not in answers:
             answers[alone] = _refusal(alone, settings)
         if answers[alone]:
             yield Blocker(node_label(node), node.op_type, answers[alone], source_line(node))
+
+
+def _is_known(node: ir.Node) -> bool:
+    import onnx
+
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    kernels = cpu_kernels()
+    name = f"{domain}::{node.op_type}" if domain else node.op_type
+    return onnx.defs.has(node.op_type, domain=domain) or kernels is None or name in kernels
 
 
 def _holds_graphs(node: ir.Node) -> bool:

@@ -15,9 +15,7 @@ OPSET_LIMIT = 24
 
 QUANTIZATION = QuantizationSupport(
     operators=frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"}),
-    passthrough=frozenset(
-        {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Relu", "Clip"}
-    ),
+    passthrough=frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Relu"}),
     float_fused=frozenset({"Relu", "Clip", "Add", "Sigmoid", "HardSwish", "Gelu"}),
     activation_types=("uint8", "int8"),
     symmetric_activations=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,7 @@ from passes.serialization import save_model
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from targets.base import TensorSpec
-
+_OWN_SOURCES = ("Exception from", "Check '", "FrontEnd API failed")
 _LAYER = re.compile(r'<layer id="(\d+)" name="([^"]*)" type="([^"]*)"')
 
 
@@ -38,20 +37,24 @@ def converted(path: Path, core: Any) -> Any:
         raise BuildFailed(f"OpenVINO does not convert the model: {cause_from_error(error)}") from error
 
 
-def name_ports(converted_model: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-    """Give every input and output its ONNX name; raises BuildFailed when the model has others."""
-    for kind, ports, specs in (
-        ("inputs", converted_model.inputs, inputs),
-        ("outputs", converted_model.outputs, outputs),
-    ):
-        if len(ports) != len(specs):
+def name_ports(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give every input and output its ONNX name; raises BuildFailed when the converted model has more or fewer."""
+    for kind, ports, names in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
+        if len(ports) != len(names):
             raise BuildFailed(
-                f"OpenVINO gave the model {len(ports)} {kind} instead of {len(specs)}.",
+                f"OpenVINO gave the model {len(ports)} {kind} instead of {len(names)}.",
                 hint="An input that no node reads, or an output that is a constant, may be the cause.",
             )
-        for port, spec in zip(ports, specs, strict=True):
-            if spec.name not in port.get_names():
-                port.get_tensor().add_names({spec.name})
+        for port, name in zip(ports, names, strict=True):
+            if name not in port.get_names():
+                port.get_tensor().add_names({name})
+
+
+def verify_ports(ports: Any, names: Sequence[str]) -> None:
+    """Raise BuildFailed unless the written model has these names in this order, which the runner relies on."""
+    found = [port.get_names() for port in ports]
+    if len(found) != len(names) or any(name not in port for name, port in zip(names, found, strict=True)):
+        raise BuildFailed(f"The written model has {found} where the graph has {list(names)}.")
 
 
 def save_ir(converted_model: Any, path: Path, *, compress_to_fp16: bool, taken: frozenset[str]) -> None:
@@ -95,7 +98,5 @@ def onnx_names(model: ir.Model) -> frozenset[str]:
 def cause_from_error(error: Exception) -> str:
     """Return the runtime's message without the lines that name its own source files."""
     lines = [line.strip() for line in str(error).splitlines()]
-    kept = [
-        line for line in lines if line and not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))
-    ]
+    kept = [line for line in lines if line and not line.startswith(_OWN_SOURCES)]
     return " ".join(kept) or " ".join(lines)

@@ -9,7 +9,8 @@ from typing import Any
 
 _INTEGERS = frozenset({"i8", "u8"})
 _NOT_COMPUTING = frozenset({"Const", "Input", "Output"})
-_PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "Subgraph"})
+# A "Subgraph" (compiled attention, for one) may hold products too, but reports the precision of its inputs only.
+_PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ def executed_from_compiled(compiled: Any, planned: Iterable[str]) -> dict[str, A
     operators: count by the runtime's layer type. precisions: count by precision. int8_planned: how many products the
     graph asked for in int8. int8_executed: count by layer type of the products that run on 8-bit integers.
     float_fallbacks: planned products that run in float, with their precision and kernel. untraced: planned products
-    that the runtime merged into a node that names none of its origins.
+    that the runtime merged into a node that tells neither its origins nor its arithmetic.
     """
     nodes = [_node_from_runtime(operation) for operation in compiled.get_runtime_model().get_ordered_ops()]
     computing = [node for node in nodes if node.kind not in _NOT_COMPUTING]

@@ -55,7 +55,7 @@ class OpenVinoRunner:
 def open_artifact(artifact: Artifact, *, threads: int) -> Iterator[Runner]:
     """Yield the runner of an artifact whose files are as they were built.
 
-    Raises ArtifactRefused for changed files or another target's artifact, CannotRun without the device or its precision.
+    Raises ArtifactRefused for changed files or another target's artifact, CannotRun without its device.
     """
     manifest = read_manifest(artifact.path)
     if manifest.target != "openvino":
@@ -81,7 +81,7 @@ def _check_int32(feeds: Mapping[str, Array]) -> None:
     """Raise UsageError for integers that the CPU plug-in would cut off: it computes int64 in int32."""
     for name, array in feeds.items():
         if array.dtype.name in _WIDER_THAN_INT32 and array.size:
-            low, high = int(array.min()), int(array.max())  # type: ignore[attr-defined]
+            low, high = int(array.min()), int(array.max())
             if low < _INT32.min or high > _INT32.max:
                 raise UsageError(
                     f"'{name}' holds {low if low < _INT32.min else high}; OpenVINO's CPU device computes "

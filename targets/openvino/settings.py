@@ -11,9 +11,7 @@ AUTOMATIC = "auto"
 HINTS = ("f32", "bf16", "f16")
 TABLE = {
     "device": Setting("CPU", (), "an OpenVINO device: CPU, GPU, NPU, GPU.1, ..."),
-    "precision_hint": Setting(
-        AUTOMATIC, (AUTOMATIC, *HINTS), "what floats are computed in; auto follows the precision"
-    ),
+    "precision_hint": Setting(AUTOMATIC, (AUTOMATIC, *HINTS), "what floats compute in; auto: by the precision"),
 }
 
 # int8 parts are in the graph; the hint fixes what the rest is computed in.

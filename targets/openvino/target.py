@@ -67,17 +67,20 @@ class OpenVinoTarget:
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         from targets.openvino.blockers import find_blockers
 
-        return find_blockers(model, _settings(options))
+        load_openvino()
+        return find_blockers(model, _settings(options), time_limit_s=options.time_limit_s)
 
     def build(self, model: ir.Model, out: Path, options: BuildOptions) -> Artifact:
         from targets.openvino.build import build_artifact
 
         self.check(options)
+        load_openvino()
         return build_artifact(model, out, options, settings=_settings(options))
 
     def open(self, artifact: Artifact, *, threads: int = 1) -> AbstractContextManager[Runner]:
         from targets.openvino.runner import open_artifact
 
+        load_openvino()
         return open_artifact(artifact, threads=threads)
 
 
