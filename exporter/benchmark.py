@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from exporter.artifacts import find_artifacts
 from exporter.environment import describe_environment
@@ -18,7 +16,7 @@ from exporter.packaging import summed_up
 from exporter.recipe import Recipe, TargetRequest, checked
 from exporter.report.progress import Progress, make_progress
 from exporter.results import ArtifactReport, BuildReport, Gate, SpeedComparison, Verdict
-from exporter.samples import load_samples
+from exporter.samples import generated_feeds, load_samples
 from exporter.sources import open_source
 from exporter.sources.base import Feeds, Source
 from exporter.timing import EAGER, Runners, time_runners, timing_feeds
@@ -26,11 +24,11 @@ from exporter.verification import artifact_title, precision_of
 from exporter.verify.speed import judge_speed
 from exporter.verify.tolerance import UserGate, gates_for
 from passes.errors import CannotRun, ExitCode, UsageError, worst
-from targets.base import Artifact, TensorSpec
+from targets.base import Artifact
 from targets.registry import get_target
 
 if TYPE_CHECKING:
-    from targets.base import Array
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def _feeds(samples: str | None, source: Source | None, artifacts: Sequence[Artif
     if example is not None:
         return timing_feeds([example]), "the original's own example"
     sizes = {name: int(sizes[1]) for name, sizes in manifest.details.get("dims", {}).items()}
-    return (_generated(specs, sizes),), "generated inputs of the usual sizes: fit for timing only"
+    return (generated_feeds(specs, sizes),), "generated inputs of the usual sizes: fit for timing only"
 
 
 def _opened(artifact: Artifact, runners: Runners, *, threads: int) -> _Subject:
@@ -158,16 +156,3 @@ def _judged(
         (each for each in comparisons if each.baseline.label == EAGER), key=lambda each: each.ratio_low, default=None
     )
     return judge_speed(specs, slowest, reason=subject.not_run)
-
-
-def _generated(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> Feeds:
-    """Return inputs of the right shapes: normal floats, ones for integers (a token id and a mask bit alike)."""
-    generator = np.random.default_rng(0)
-    feeds: dict[str, Array] = {}
-    for spec in specs:
-        shape = [dim if isinstance(dim, int) else sizes.get(str(dim), 1) for dim in spec.shape]
-        if np.dtype(spec.dtype).kind == "f":
-            feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
-        else:
-            feeds[spec.name] = np.ones(shape, dtype=spec.dtype)
-    return feeds

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from exporter.original import Original
 from exporter.report.progress import Progress
 from exporter.results import StageAccuracy, Verdict
+from exporter.sources.onnx_runner import open_onnx
 from exporter.verify.accuracy import compare_runs
 from exporter.verify.tolerance import GateSpec
 from passes.errors import ExitCode, GraphwrightError
@@ -31,14 +32,12 @@ def graph_accuracy(
     progress: Progress,
 ) -> StageAccuracy:
     """Return how `model` does on the held-out samples, in ONNX Runtime with its own optimizations off."""
-    from targets.onnxruntime.runner import open_model
-
     progress.stage(f"verify {stage}", len(original.references))
     folder = Path(tempfile.mkdtemp(dir=work))
     try:
         path = folder / "model.onnx"
         save_model(model, path)
-        with open_model(path, optimization="disabled", threads=original.threads) as runner:
+        with open_onnx(path, threads=original.threads) as runner:
             return compare_runs(
                 original.references, runner, stage=stage, precision=precision, gates=gates, advance=progress.advance
             )

@@ -43,7 +43,7 @@ class Job:
     def precision_pipeline(self) -> Pipeline:
         """Return the passes that put the precision into the graph's types; none where the runtime is told instead."""
         precision = self.options.precision
-        if precision not in self.target.capabilities(self.options).typed_precisions:
+        if precision == "fp32" or precision not in self.target.capabilities(self.options).typed_precisions:
             return Pipeline()
         return pipeline_from_text("quantize-static" if precision == "int8" else f"convert-{precision}")
 

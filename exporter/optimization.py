@@ -78,7 +78,6 @@ def _observers(debugging: Debugging, pipeline: Pipeline) -> Sequence[Observer]:
         observers.append(Dump(debugging.dump_dir))
     if debugging.check:
         from passes.check import CheckNumerics
-
         from passes.observers import CheckStructure
 
         observers += [CheckStructure(), CheckNumerics()]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from exporter.jobs import user_gates
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
-from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error
+from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
 from exporter.sources import open_source
-from exporter.sources.base import Feeds, Source
+from exporter.sources.base import Source
 from exporter.verify.batches import vary_batches
 from exporter.verify.references import ReferenceOutputs, record_references
 from exporter.verify.tolerance import UserGate
@@ -45,23 +46,28 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
     """
     gates = user_gates(recipe)
     progress.stage("load the original")
-    source = open_source(recipe.source)
     wants_int8 = "int8" in recipe.precisions
     if wants_int8 and recipe.calibration is None:
         raise missing_calibration_error()
-    held_out, note = _held_out(recipe, source)
-    calibration = load_samples(recipe.calibration, source.inputs()) if wants_int8 and recipe.calibration else None
-    notes = [note] if note else []
+    given = load_samples(recipe.samples) if recipe.samples is not None else None
+    calibration = load_samples(recipe.calibration) if wants_int8 and recipe.calibration is not None else None
+    source = open_source(recipe.source, samples=given)
+    inputs = source.inputs()
+    held_out = given.fitting(inputs) if given is not None else _example(source)
+    calibration = calibration.fitting(inputs) if calibration is not None else None
+    notes = [] if given is not None else ["Verified on the source's own example only: give --samples for more."]
     if calibration is not None and recipe.calibration == recipe.samples:
         notes.append("Calibration and held-out samples are the same: the int8 accuracy is optimistic.")
-    dims = {**dims_from_samples(source.inputs(), held_out), **recipe.dims}
+    dims = {**dims_from_samples(inputs, held_out), **recipe.dims}
     example = source.example()
     traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()
-    varied = vary_batches(held_out, source.inputs(), dims=None, traced=traced)
+    varied = vary_batches(held_out, inputs, traced=traced)
     progress.done()
     progress.stage("run the original")
     with source.reference(threads=recipe.thread_count) as reference:
-        references = record_references((*held_out, *varied), reference, work / "references", advance=progress.advance)
+        references = record_references(
+            chain(held_out, varied), reference, work / "references", advance=progress.advance
+        )
     progress.done()
     return Original(
         source=source,
@@ -82,13 +88,11 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
     )
 
 
-def _held_out(recipe: Recipe, source: Source) -> tuple[Iterable[Feeds], str]:
-    if recipe.samples is not None:
-        return load_samples(recipe.samples, source.inputs()), ""
+def _example(source: Source) -> Samples:
     example = source.example()
     if example is None:
         raise UsageError(
             "There are no samples to verify on.",
             hint="Give --samples: an .npz, a folder of them, or file.py:function that yields dicts of arrays.",
         )
-    return [example], "Verified on the source's own example only: give --samples for more."
+    return samples_from_example(example)

@@ -62,7 +62,7 @@ class Recipe:
         return self.threads or len(os.sched_getaffinity(0))
 
     def is_waived(self, check: str, *names: str) -> bool:
-        """Return whether the check is waived for all, or for one of `names`: a target, or a target with its settings."""
+        """Return whether the check is waived for all or for one of `names`: a target, or one with its settings."""
         return check in self.waive or any(f"{check}:{name}" in self.waive for name in names)
 
 

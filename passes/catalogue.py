@@ -10,6 +10,8 @@ from passes.cleanup.fold_constants import FoldConstants
 from passes.cleanup.fold_shapes import FoldShapes
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.cleanup.remove_identities import RemoveIdentities
+from passes.cleanup.upgrade_opset import UpgradeOpset
+from passes.fusion.fuse_attention import FuseAttention
 from passes.pipeline import Pipeline, Repeat
 
 
@@ -29,7 +31,9 @@ PASSES: dict[str, type[Pass]] = _table(
     FoldConstants,
     FoldShapes,
     MergeReshapes,
+    FuseAttention,
     RemoveIdentities,
+    UpgradeOpset,
 )
 
 
@@ -38,4 +42,4 @@ def default_pipeline() -> Pipeline:
     cleanup = Repeat(
         (FoldConstants(), FoldShapes(), RemoveIdentities(), MergeReshapes(), EliminateCommonSubexpressions())
     )
-    return Pipeline((cleanup, EliminateDeadCode(), DeduplicateInitializers()))
+    return Pipeline((UpgradeOpset(), DeduplicateInitializers(), cleanup, FuseAttention(), cleanup, EliminateDeadCode(), DeduplicateInitializers()))

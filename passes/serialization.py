@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from passes.errors import BadModel, UsageError
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 INLINE_LIMIT_BYTES = 1024
 """Tensors up to this size stay inside the .onnx file; larger ones go to the external data file."""
 
+ALIGNMENT_BYTES = 4096
+"""Each tensor in the external data file starts at a multiple of this, so that it can be memory-mapped."""
+
 OPSET_MINIMUM = 9
+
+_CHUNK_BYTES = 1 << 22
+_MOVED = "graphwright:file was replaced; the mapping holds the data"
 
 
 def load_model(path: Path) -> ir.Model:
@@ -30,37 +38,65 @@ def load_model(path: Path) -> ir.Model:
         model = ir.load(path)
     except Exception as error:
         raise BadModel(f"{path} is not a readable ONNX model: {error}", hint="Export or copy it again.") from error
-    if not model.graph.outputs:
-        raise BadModel(f"{path} has no outputs: it is truncated or not an ONNX model.", hint="Export or copy it again.")
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OPSET_MINIMUM))
-    if opset < OPSET_MINIMUM:
-        raise BadModel(
-            f"{path} uses opset {opset}; graphwright reads from {OPSET_MINIMUM} on.", hint="Export it again."
-        )
+    _check_complete(model, path)
     _check_external_data(model, path)
     return model
 
 
-def _check_external_data(model: ir.Model, path: Path) -> None:
+def _check_complete(model: ir.Model, path: Path) -> None:
+    again = "Export or copy it again."
+    if not model.graph.outputs:
+        raise BadModel(f"{path} has no outputs: it is truncated or not an ONNX model.", hint=again)
+    if "ai.onnx" in model.opset_imports and "" not in model.opset_imports:
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    domains = {node.domain for node in model.graph.all_nodes()}
+    missing = sorted(domain or "ai.onnx" for domain in domains if domain not in model.opset_imports)
+    if missing:
+        raise BadModel(
+            f"{path} does not say which opset it uses of {', '.join(missing)}: it is truncated or incomplete.", hint=again
+        )
+    opset = model.opset_imports.get("", OPSET_MINIMUM)
+    if opset < OPSET_MINIMUM:
+        raise BadModel(
+            f"{path} uses opset {opset}; graphwright reads from {OPSET_MINIMUM} on.", hint="Export it again."
+        )
+
+
+def _external_tensors(model: ir.Model) -> Iterator[tuple[str, ir.ExternalTensor]]:
+    """Yield every tensor that lies in another file, with the name of its value or node."""
     import onnx_ir as ir
 
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield name, value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    yield str(node.name), attribute.value
+
+
+def _check_external_data(model: ir.Model, path: Path) -> None:
     root = path.parent.resolve()
     sizes: dict[str, int] = {}
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
-                continue
-            location = str(tensor.location)
-            if location not in sizes:
-                sizes[location] = _external_size(root, location, path)
-            end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
-            if end > sizes[location]:
-                raise BadModel(
-                    f"{path}: the weight '{value.name}' ends at byte {end} of '{location}', "
-                    f"which has {sizes[location]} bytes.",
-                    hint="The external data file is truncated: copy it again.",
-                )
+    for name, tensor in _external_tensors(model):
+        location = str(tensor.location)
+        if location not in sizes:
+            sizes[location] = _external_size(root, location, path)
+        tensor.base_dir = path.parent
+        offset = tensor.offset or 0
+        length = tensor.length if tensor.length is not None else tensor.nbytes
+        if offset < 0 or length < tensor.nbytes:
+            raise BadModel(
+                f"{path}: the weight '{name}' needs {tensor.nbytes} bytes, but is said to have {length} at byte {offset}.",
+                hint="The model file is damaged: export or copy it again.",
+            )
+        if offset + length > sizes[location]:
+            raise BadModel(
+                f"{path}: the weight '{name}' ends at byte {offset + length} of '{location}', "
+                f"which has {sizes[location]} bytes.",
+                hint="The external data file is truncated: copy it again.",
+            )
 
 
 def _external_size(root: Path, location: str, path: Path) -> int:
@@ -78,17 +114,119 @@ def _external_size(root: Path, location: str, path: Path) -> int:
 def save_model(model: ir.Model, path: Path) -> None:
     """Write `path`, and `path`.data next to it when there are weights over `INLINE_LIMIT_BYTES`.
 
-    The model in memory is left as it was. Raises UsageError when the disk is full or the folder not writable; what was
-    written by then is removed.
+    Equal models give equal bytes. The model in memory stays valid, also when it was loaded from the files that are
+    replaced. Both files are written under temporary names first. Raises UsageError when the disk is full or the folder
+    not writable; nothing is left behind then.
     """
-    import onnx_ir as ir
+    import os
 
-    data = path.name + ".data"
+    data = path.with_name(path.name + ".data")
+    temporary = [file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in (data, path)]
     try:
-        ir.save(model, path, external_data=data, size_threshold_bytes=INLINE_LIMIT_BYTES)
+        copy = model.clone()
+        has_data = _externalize(copy, temporary[0], data.name)
+        _write(temporary[1], _bytes_of(copy))
+        _hold_replaced(model, data)
+        if has_data:
+            temporary[0].replace(data)
+        temporary[1].replace(path)
     except OSError as error:
-        for leftover in (path, path.parent / data):
-            leftover.unlink(missing_ok=True)
         raise UsageError(
             f"{path} cannot be written: {error}", hint="Free disk space or choose another folder."
         ) from error
+    finally:
+        for file in temporary:
+            file.unlink(missing_ok=True)
+
+
+def _bytes_of(model: ir.Model) -> bytes:
+    import onnx_ir as ir
+
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return data
+
+
+def _write(file: Path, data: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(data)
+
+
+def _externalize(model: ir.Model, file: Path, location: str) -> bool:
+    """Write the large weights of `model` to `file` and let it refer to them as `location`; returns whether any."""
+    import onnx_ir as ir
+
+    large: list[ir.Value] = []
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            if tensor.nbytes > INLINE_LIMIT_BYTES:
+                large.append(value)
+            elif isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+    if not large:
+        return False
+    with file.open("wb") as stream:
+        for value in large:
+            tensor = value.const_value
+            assert tensor is not None
+            stream.write(b"\0" * (-stream.tell() % ALIGNMENT_BYTES))
+            offset = stream.tell()
+            _write_tensor(stream, tensor)
+            value.const_value = ir.ExternalTensor(
+                location,
+                offset,
+                stream.tell() - offset,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=str(value.name),
+                metadata_props=dict(tensor.metadata_props),
+            )
+    return True
+
+
+def _write_tensor(stream: BinaryIO, tensor: ir.TensorProtocol) -> None:
+    """Append a tensor's bytes; one that lies in a file goes from file to file without being mapped or loaded."""
+    import onnx_ir as ir
+
+    if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None and _MOVED in tensor.meta:
+        view = memoryview(tensor.raw)
+        start, end = tensor.offset or 0, (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+        for at in range(start, end, _CHUNK_BYTES):
+            stream.write(view[at : min(at + _CHUNK_BYTES, end)])
+        view.release()
+    elif hasattr(tensor, "tofile"):
+        tensor.tofile(stream)
+    else:
+        stream.write(tensor.tobytes())
+
+
+def _hold_replaced(model: ir.Model, data: Path) -> None:
+    """Map the weights that lie in `data`, which is about to be replaced: a mapping keeps the old file's content."""
+    if not data.exists():
+        return
+    for _, tensor in _external_tensors(model):
+        if _MOVED not in tensor.meta and Path(tensor.path).exists() and data.samefile(tensor.path):
+            tensor.numpy()
+            tensor.meta[_MOVED] = True
+
+
+def proto_without_weights(model: ir.Model, *, max_bytes: int = INLINE_LIMIT_BYTES) -> onnx.ModelProto:
+    """Return the model as protobuf, with each initializer over `max_bytes` as a reference to a file that is not there.
+
+    For onnx's shape inference and checker, which need types, shapes and small constants only. `model` is not changed.
+    """
+    import onnx_ir as ir
+
+    copy = model.clone()
+    for graph in copy.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes <= max_bytes or tensor.dtype == ir.DataType.STRING:
+                continue
+            value.const_value = ir.ExternalTensor(
+                "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
+    proto: onnx.ModelProto = ir.to_proto(copy)
+    return proto

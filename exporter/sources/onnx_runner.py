@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.samples import fitted
-from passes.errors import BadModel, UsageError
+from passes.errors import BadModel, CannotRun, UsageError
 from passes.optional import require
 from targets.base import Dim, TensorSpec
 
@@ -44,15 +44,20 @@ class OnnxRunner:
 
 @contextmanager
 def open_onnx(path: Path, *, threads: int) -> Iterator[OnnxRunner]:
-    """Yield a runner of the model file. Raises BadModel when ONNX Runtime refuses it."""
+    """Yield a runner of the model file. Raises BadModel when ONNX Runtime refuses it, CannotRun without a kernel for it."""
     ort = require("onnxruntime", extra="test", need="Running an ONNX file")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except ort.capi.onnxruntime_pybind11_state.NotImplemented as error:
+        raise CannotRun(
+            f"ONNX Runtime has no kernel for this graph: {error}",
+            hint="Its CPU kernels lack some types (bfloat16 among them): verify in fp32, or on another target.",
+        ) from error
     except Exception as error:
         raise BadModel(
             f"ONNX Runtime does not load {path.name}: {error}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -12,18 +13,31 @@ from pathlib import Path
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _LONGEST = 400
 
+_MACHINERY = frozenset({"torch", "onnxscript", "onnx_ir", "onnx", "onnxruntime", "numpy"})
+"""Packages whose lines tell a user nothing about their model."""
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings and logging inside: what matters of it comes back as an exception's reason."""
+    """Silence warnings, logging and prints inside: what matters of it comes back as an exception's reason."""
+    import torch
+
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    is_logging = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(False)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)
+        torch._C._jit_set_onnx_log_enabled(is_logging)
 
 
 def reason_of(error: BaseException | None) -> str:
@@ -66,7 +80,7 @@ def _shortened(file: str, line: str) -> str:
     parts = path.parts
     if "site-packages" in parts:
         inside = parts[len(parts) - parts[::-1].index("site-packages") :]
-        return "" if inside[0] in ("torch", "onnxscript", "onnx_ir") else f"{'/'.join(inside)}:{line}"
+        return "" if inside[0] in _MACHINERY else f"{'/'.join(inside)}:{line}"
     if "lib" in parts and any(part.startswith("python3") for part in parts):
         return ""
     return f"{path.name}:{line}"

@@ -72,8 +72,7 @@ def compiled(built: Built, dims: Dims, *, threads: int) -> Iterator[TorchRunner]
         outputs = output_specs(dims, eager_runs(built.module, dims))
 
         def call(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-            with quiet():
-                return run_eager(module, dims.sample, tensors)
+            return run_eager(module, dims.sample, tensors)
 
         try:
             yield TorchRunner(dims.inputs, outputs, call, device_of(built.module))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from exporter.sources.torch_quiet import source_line
+from exporter.sources.torch_quiet import quiet, source_line
 from passes.errors import Blocker
 
 if TYPE_CHECKING:
@@ -18,19 +18,27 @@ def unsupported_operators(subject: Subject, error: BaseException) -> tuple[Block
     """
     if not _is_about_translation(error):
         return ()
-    import torch
+    with quiet():
+        return _untranslated(next(iter(subject.programs.values()), None))
 
-    for program in subject.programs.values():
-        found = []
-        for node in _decomposed(program).graph.nodes:
-            if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-                reason = _missing(node)
-                if reason:
-                    line = source_line(node.meta.get("stack_trace") or "")
-                    found.append(Blocker(node.name, str(node.target), reason, line))
-        if found:
-            return tuple(found)
-    return ()
+
+def _untranslated(program: Any) -> tuple[Blocker, ...]:
+    import torch
+    from torch.onnx._internal.exporter import _core, _dispatching, _registration
+
+    if program is None:
+        return ()
+    registry = _registration.ONNXRegistry.from_torchlib()
+    # As the exporter sees it: operators that it has no translation for are first taken apart.
+    program = _core._prepare_exported_program_for_export(program, registry=registry)
+    found = []
+    for node in program.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            function, message = _dispatching.dispatch(node, registry)
+            if function is None:
+                line = source_line(node.meta.get("stack_trace") or "")
+                found.append(Blocker(node.name, str(node.target), f"no ONNX translation ({message})", line))
+    return tuple(found)
 
 
 def _is_about_translation(error: BaseException | None) -> bool:
@@ -39,22 +47,3 @@ def _is_about_translation(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _decomposed(program: Any) -> Any:
-    """Return the program as the exporter sees it: operators that it lacks are first taken apart."""
-    from torch.onnx._internal.exporter import _core, _registration
-
-    try:
-        registry = _registration.ONNXRegistry.from_torchlib()
-        return _core._prepare_exported_program_for_export(program, registry=registry)
-    except Exception:  # torch's internals moved: its own graph still names the operators
-        return program
-
-
-def _missing(node: Any) -> str:
-    """Return why the node has no translation; "" when it has one."""
-    from torch.onnx._internal.exporter import _dispatching, _registration
-
-    function, message = _dispatching.dispatch(node, _registration.ONNXRegistry.from_torchlib())
-    return "" if function is not None else f"no ONNX translation ({message})"

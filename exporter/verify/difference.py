@@ -26,7 +26,7 @@ NEGLIGIBLE_NORM = 0.1
 They still count in every other figure."""
 
 FEWEST_CLASSES = 10
-"""A two-dimensional float output of at least this many columns is taken for logits: its top-1 agreement is reported."""
+"""A two-dimensional float output of at least this many columns is taken for logits, as is one whose name says so."""
 
 CHUNK_ELEMENTS = 1 << 22
 
@@ -34,6 +34,16 @@ CHUNK_ELEMENTS = 1 << 22
 def is_exact(dtype: np.dtype[np.generic]) -> bool:
     """Return whether outputs of `dtype` are compared for equality: integers, booleans, strings."""
     return dtype.kind in "iubSUO"
+
+
+def is_logits(name: str, values: Array) -> bool:
+    """Return whether an output's greatest element along the last axis is an answer, so that top-1 agreement is reported.
+
+    Yes for [N, C] of at least 10 columns, and for any [..., C] whose name contains "logits". Only a user's gate judges it.
+    """
+    if values.ndim < 2 or values.shape[-1] < 2 or values.dtype.kind == "c":
+        return False
+    return "logits" in name.lower() or (values.ndim == 2 and values.shape[1] >= FEWEST_CLASSES)
 
 
 def rows_of(values: Floats) -> Floats | None:
@@ -118,6 +128,8 @@ class Difference:
                 self._worst_error_power, self._worst_sample = power, sample
         if not self.exact:
             self._add_rows(reference, candidate)
+            if is_logits(self.name, reference):
+                self._add_answers(as_float64(reference), as_float64(candidate))
 
     def _add_elements(self, reference: Floats, candidate: Floats) -> None:
         finite = np.isfinite(reference) & np.isfinite(candidate)
@@ -147,9 +159,12 @@ class Difference:
         dots = np.einsum("rk,rk->r", ours, theirs)
         cosines = np.divide(dots, product, out=np.zeros_like(dots), where=product > 0)
         self._stairs.add(norms[norms > 0], np.clip(cosines[norms > 0], -1.0, 1.0))
-        if reference.ndim == 2 and reference.shape[1] >= FEWEST_CLASSES:
-            self._agreeing += int(np.count_nonzero(ours.argmax(axis=1) == theirs.argmax(axis=1)))
-            self._compared += norms.size
+
+    def _add_answers(self, reference: Floats, candidate: Floats) -> None:
+        finite = np.isfinite(reference).all(axis=-1) & np.isfinite(candidate).all(axis=-1)
+        agree = reference[finite].argmax(axis=-1) == candidate[finite].argmax(axis=-1)
+        self._agreeing += int(np.count_nonzero(agree))
+        self._compared += agree.size
 
     def _note_constant(self, reference: Array) -> None:
         items = reference if reference.ndim else reference.reshape(1)

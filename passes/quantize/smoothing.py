@@ -17,8 +17,6 @@ from passes.quantize.ranges import ActivationRange
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from passes.quantize.ranges import ChannelRanges
-
     Array = npt.NDArray[np.float64]
 
 LEAST_GAIN = 1.5

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
 from passes.errors import UsageError
-from passes.quantize.insertion import Insertion
+from passes.quantize.insertion import write
 from passes.quantize.placement import place
 from passes.quantize.scheme import Granularity, scheme_from_capabilities
 
@@ -27,6 +27,7 @@ class QuantizeStatic(Pass):
     range, its weight is computed, tiny or not finite, or the runtime has no int8 kernel for how it is used.
     granularity: one weight scale a channel, or one a tensor. symmetric: None takes what the runtime runs best.
     smooth: multiply outlier channels out of a matrix product's input and into its weight, where that lowers the error.
+    correct_bias: take the mean shift that rounded weights cause off the bias of a Conv or Gemm.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -35,12 +36,17 @@ class QuantizeStatic(Pass):
     granularity: Granularity = "channel"
     symmetric: bool | None = None
     smooth: bool = True
+    correct_bias: bool = True
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Quantize the main graph; raises UsageError without ranges, int8 support or opset 13."""
         recorder = context.recorder(self.name)
         scheme = scheme_from_capabilities(
-            context.capabilities, granularity=self.granularity, symmetric=self.symmetric, smooth=self.smooth
+            context.capabilities,
+            granularity=self.granularity,
+            symmetric=self.symmetric,
+            smooth=self.smooth,
+            correct_bias=self.correct_bias,
         )
         opset = model.opset_imports.get("", _LEAST_OPSET)
         if opset < _LEAST_OPSET:
@@ -53,5 +59,5 @@ class QuantizeStatic(Pass):
                 hint="Give representative inputs with --calibration.",
             )
         placement = place(model.graph, scheme, context.ranges, recorder)
-        Insertion(model.graph, scheme, context.ranges, recorder).write(placement)
+        write(model.graph, placement, scheme, context.ranges, recorder)
         return recorder.result()

@@ -98,9 +98,12 @@ PRECISION_FROM_TYPE: dict[str, str] = {
     "FLOAT4E2M1": "fp4",
 }
 
+PASSTHROUGH = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
+"""Operators that TensorRT moves a DequantizeLinear across, so that they run on int8."""
+
 _QUANTIZATION = QuantizationSupport(
     operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
-    passthrough=frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice"}),
+    passthrough=PASSTHROUGH,
     float_fused=frozenset({"Relu", "Clip", "Add", "BatchNormalization", "LeakyRelu", "Sigmoid", "Gelu"}),
     activation_types=("int8",),
     symmetric_activations=True,

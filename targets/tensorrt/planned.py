@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from passes.base import node_label
-from targets.tensorrt.capabilities import PRECISION_FROM_TYPE, PRODUCTS
+from targets.tensorrt.capabilities import PASSTHROUGH, PRECISION_FROM_TYPE, PRODUCTS
 from targets.tensorrt.typed import typed
 
 if TYPE_CHECKING:
@@ -35,16 +35,17 @@ def planned_precisions(model: ir.Model) -> dict[str, Any]:
 def _precision_of(node: ir.Node) -> str:
     """Return the low precision when both factors come out of DequantizeLinear, else that of the data's type."""
     factors = [value for value in node.inputs[:_DATA_INPUTS] if value is not None]
-    producers = [value.producer() for value in factors]
-    low = [
-        str(producer.inputs[0].dtype.name)
-        for producer in producers
-        if producer is not None
-        and producer.op_type == "DequantizeLinear"
-        and producer.inputs[0] is not None
-        and producer.inputs[0].dtype is not None
-    ]
-    if factors and len(low) == len(factors) and len(set(low)) == 1:
-        return PRECISION_FROM_TYPE.get(low[0], low[0].lower())
-    kind = node.outputs[0].dtype
+    low = {_dequantized_from(value) for value in factors}
+    kind = low.pop() if len(low) == 1 else None
+    kind = kind or node.outputs[0].dtype
     return PRECISION_FROM_TYPE.get(kind.name, kind.name.lower()) if kind is not None else "unknown"
+
+
+def _dequantized_from(value: ir.Value) -> ir.DataType | None:
+    """Return the type that the value was dequantized from, looking through operators that only move data."""
+    node = value.producer()
+    while node is not None and node.op_type in PASSTHROUGH and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return None
+    return node.inputs[0].dtype
