@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
-_SOURCE_LINE_KEY = "pkg.torch.onnx.stack_trace"
+_SOURCE_LINE_KEY = "graphwright.source_line"
+_TORCH_STACK_KEY = "pkg.torch.onnx.stack_trace"
 
 
 def find_blockers(model: ir.Model, architectures: Collection[int]) -> tuple[Blocker, ...]:
@@ -106,6 +107,8 @@ _INSTEAD: dict[tuple[int, str], str] = {(75, "int8"): ": TensorRT 11 would compu
 
 
 def _source_line(node: ir.Node) -> str:
-    """Return the user's line of code that the exporter recorded: the innermost frame, "file:line"."""
-    frames = [line.strip() for line in node.metadata_props.get(_SOURCE_LINE_KEY, "").splitlines()]
+    """Return the user's line of code as tracing recorded it: ours, or the innermost frame of torch's own."""
+    if line := node.metadata_props.get(_SOURCE_LINE_KEY):
+        return line
+    frames = [line.strip() for line in node.metadata_props.get(_TORCH_STACK_KEY, "").splitlines()]
     return next((frame for frame in reversed(frames) if frame.startswith("File ")), "")

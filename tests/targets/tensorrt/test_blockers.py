@@ -141,6 +141,24 @@ def test_the_opset_is_checked() -> None:
     assert [str(blocker) for blocker in found] == ["opset '(model)': it is 26, TensorRT takes up to 25"]
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "line"),
+    [
+        ("graphwright.source_line", "net.py:12", "net.py:12"),
+        (
+            "pkg.torch.onnx.stack_trace",
+            'File "a.py", line 1, in f\n  g()\nFile "b.py", line 2, in g\n  h()',
+            'File "b.py"',
+        ),
+    ],
+)
+def test_the_user_s_line_is_told_where_it_was_recorded(key: str, text: str, line: str) -> None:
+    model = ir.from_onnx_text(HEAD + "g (float[N] x) => (float[N] y) { y = custom.Thing(x) }")
+    model.graph.node(0).metadata_props[key] = text
+    (found,) = TensorRtTarget().blockers(model, BuildOptions(settings={"sm": "89"}))
+    assert line in str(found)
+
+
 IMAGE = "float[N,4,H,W]"
 REFUSED_NODES = {
     "axes": ("float[N,4] x, int64[1] a", "float[N,1]", "y = ReduceSum(x, a)"),

@@ -17,8 +17,9 @@ from targets.base import Artifact, BuildOptions, DimRange, Precision
 from targets.isolation import run_isolated
 from targets.manifest import read_manifest
 from targets.tensorrt import artifact as artifact_module
-from targets.tensorrt import loading
+from targets.tensorrt import backend, loading
 from targets.tensorrt.artifact import lowered_onnx
+from targets.tensorrt.backend import Package
 from targets.tensorrt.device import Gpu
 from targets.tensorrt.target import TensorRtTarget
 
@@ -103,15 +104,17 @@ INT8_CNN = f"""{HEAD} g (float[N,3,16,16] x) => (float[N,8,16,16] y)
 INT8_FEED_FORWARD = f"""{HEAD} g (float[N,S,16] x) => (float[N,S,16] y)
 <{weights("u", (16, 32), kind="int8")}, {weights("d", (32, 16), kind="int8")}, {weights("b", (32,))},
  float s = {{0.02}}, float t = {{0.05}}, float us = {{0.1}}, float ds = {{0.1}}, int8 z = {{0}}> {{
-    xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)
+    xq = QuantizeLinear(x, s, z)  xf = DequantizeLinear(xq, s, z)
+    xt = Transpose<perm = [1,0,2]>(xf)
     ud = DequantizeLinear(u, us)
-    [up] h = MatMul(xd, ud)
+    [up] h = MatMul(xt, ud)
     hb = Add(h, b)
     a = Relu(hb)
     aq = QuantizeLinear(a, t, z)  ad = DequantizeLinear(aq, t, z)
     dd = DequantizeLinear(d, ds)
     [down] o = MatMul(ad, dd)
-    y = Add(x, o)
+    ot = Transpose<perm = [1,0,2]>(o)
+    y = Add(x, ot)
 }}"""
 
 NETWORKS: dict[str, tuple[str, Precision, dict[str, dict[str, int]]]] = {
@@ -275,6 +278,40 @@ def test_open_says_why_an_engine_is_not_run(build: Build, monkeypatch: pytest.Mo
     artifact.manifest.details["engines"]["89"]["version"] = "1.6"
     with pytest.raises(ArtifactRefused, match=r"built by tensorrt_rtx 1\.6; 1\.\d"):
         TensorRtTarget().open(artifact).__enter__()
+
+
+# TensorRT's full package needs a GPU to build. This one has its interface: RTX's without compute capabilities. Behind
+# the scenes it builds for SM89, whichever GPU is pretended.
+FULL_PACKAGE = """
+import tensorrt_rtx as rtx
+from tensorrt_rtx import *
+del ComputeCapability, EngineValidity
+__version__ = "11.4.0"
+
+class Builder(rtx.Builder):
+    def create_builder_config(self):
+        config = super().create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(rtx.ComputeCapability.SM89, 0)
+        return config
+"""
+
+
+@needs_rtx
+def test_the_full_package_builds_for_the_gpu_at_hand(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pretended_full_tensorrt.py").write_text(FULL_PACKAGE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(backend.MODULES, "full", "pretended_full_tensorrt")
+    monkeypatch.setattr(backend, "find_gpu", lambda: Gpu("H100", 90))
+    monkeypatch.setattr(artifact_module, "find_gpu", lambda: Gpu("H100", 90))
+    monkeypatch.setattr(backend, "find_package", lambda name: Package(version="11.4.0"))
+    artifact = build(CNN, settings={}, name="b")
+    assert (artifact.path / "engine.sm90.plan").stat().st_size == artifact.manifest.details["engines"]["90"]["bytes"]
+    assert artifact.manifest.settings["backend"] == "full"
+    assert artifact.manifest.versions == {"pretended_full_tensorrt": "11.4.0"}
+    assert artifact.manifest.runs_here
 
 
 def test_the_target_and_its_blockers_import_no_tensorrt() -> None:
