@@ -11,6 +11,7 @@ from passes.cleanup.fold_shapes import FoldShapes
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.cleanup.remove_identities import RemoveIdentities
 from passes.cleanup.upgrade_opset import UpgradeOpset
+from passes.expand.materialize_broadcasts import MaterializeBroadcasts
 from passes.fusion.fuse_attention import FuseAttention
 from passes.pipeline import Pipeline, Repeat
 
@@ -32,6 +33,7 @@ PASSES: dict[str, type[Pass]] = _table(
     FoldShapes,
     MergeReshapes,
     FuseAttention,
+    MaterializeBroadcasts,
     RemoveIdentities,
     UpgradeOpset,
 )

@@ -1,0 +1,171 @@
+"""Recognising scaled dot-product attention that an exporter took apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from passes.matching import (
+    constant_number,
+    constant_tensor,
+    integer,
+    integers,
+    is_op,
+    operand_pairs,
+    producer_of,
+    rank_of,
+)
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """softmax's input before the mask: `factor` * query @ transposed key, all of rank 4."""
+
+    query: ir.Value  # [B, H, Sq, D]
+    key: ir.Value
+    key_perm: tuple[int, ...]  # what makes [B, H, Skv, D] of `key`
+    factor: float
+    product: ir.Value  # [B, H, Sq, Skv]
+    nodes: tuple[ir.Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMatch:
+    """One attention: softmax(scores + mask) @ value.
+
+    `condition` is set where the mask is Where(condition, keep, hidden): `hidden` is the number that hides a key.
+    """
+
+    scores: Scores
+    value: ir.Value  # [B, H, Skv, Dv]
+    mask: ir.Value | None
+    condition: ir.Value | None
+    hidden: float
+    is_guarded: bool  # NaN rows, those wholly masked by -inf, are replaced by 0
+    nodes: tuple[ir.Node, ...]  # all that vanish, the last MatMul excepted
+
+
+def match_attention(node: ir.Node) -> AttentionMatch | None:
+    """Return the attention that ends in this MatMul, or None."""
+    if not is_op(node, "MatMul") or rank_of(node.outputs[0]) not in (4, None):
+        return None
+    weights, value = node.inputs
+    if weights is None or value is None:
+        return None
+    guard, softmax = _unguarded(weights)
+    if softmax is None or not _is_over_last_axis(softmax) or softmax.inputs[0] is None:
+        return None
+    masked = softmax.inputs[0]
+    found = _split_mask(masked)
+    if found is None:
+        return None
+    scores, mask, condition, hidden, mask_nodes = found
+    return AttentionMatch(
+        scores=scores,
+        value=value,
+        mask=mask,
+        condition=condition,
+        hidden=hidden,
+        is_guarded=bool(guard),
+        nodes=(*scores.nodes, *mask_nodes, softmax, *guard),
+    )
+
+
+def _unguarded(weights: ir.Value) -> tuple[tuple[ir.Node, ...], ir.Node | None]:
+    """Return the nodes of Where(IsNaN(p), 0, p), if it is there, and the Softmax that makes p."""
+    where = producer_of(weights, "Where")
+    if where is None:
+        return (), producer_of(weights, "Softmax")
+    test, zero, kept = where.inputs
+    is_nan = producer_of(test, "IsNaN")
+    if is_nan is None or is_nan.inputs[0] is not kept or constant_number(zero) != 0:
+        return (), None
+    return (is_nan, where), producer_of(kept, "Softmax")
+
+
+def _is_over_last_axis(softmax: ir.Node) -> bool:
+    rank = rank_of(softmax.outputs[0])
+    axis = integer(softmax, "axis", -1)
+    return axis == -1 or (rank is not None and axis == rank - 1)
+
+
+def _split_mask(
+    masked: ir.Value,
+) -> tuple[Scores, ir.Value | None, ir.Value | None, float, tuple[ir.Node, ...]] | None:
+    add = producer_of(masked, "Add")
+    if add is not None:
+        for scores_side, mask in operand_pairs(add):
+            scores = match_scores(scores_side)
+            if scores is not None:
+                condition, hidden = _condition_of(mask)
+                return scores, mask, condition, hidden, (add,)
+        return None
+    where = producer_of(masked, "Where")
+    if where is not None:
+        scores, hidden_by = match_scores(where.inputs[1]), constant_number(where.inputs[2])
+        if scores is None or hidden_by is None:
+            return None
+        return scores, None, where.inputs[0], hidden_by, (where,)
+    scores = match_scores(masked)
+    return None if scores is None else (scores, None, None, 0.0, ())
+
+
+def _condition_of(mask: ir.Value) -> tuple[ir.Value | None, float]:
+    """Return c and h of a mask Where(c, 0, h)."""
+    where = producer_of(mask, "Where")
+    if where is None or constant_number(where.inputs[1]) != 0:
+        return None, 0.0
+    hidden = constant_number(where.inputs[2])
+    return (None, 0.0) if hidden is None else (where.inputs[0], hidden)
+
+
+def match_scores(value: ir.Value | None) -> Scores | None:
+    """Return the scores that `value` is: factors on either side of, or after, query @ transposed key."""
+    value, factor, nodes = _unscaled(value)
+    matmul = producer_of(value, "MatMul")
+    if matmul is None:
+        return None
+    query, query_factor, query_nodes = _unscaled(matmul.inputs[0])
+    key, key_factor, key_nodes = _unscaled(matmul.inputs[1])
+    perm = (0, 1, 3, 2)
+    transpose = producer_of(key, "Transpose")
+    inner: tuple[ir.Node, ...] = ()
+    if transpose is not None:
+        outer = integers(transpose, "perm")
+        if outer is None or len(outer) != 4:
+            return None
+        perm = (outer[0], outer[1], outer[3], outer[2])
+        inner = (transpose,)
+        key, more_factor, more_nodes = _unscaled(transpose.inputs[0])
+        key_factor *= more_factor
+        inner = (*inner, *more_nodes)
+    if query is None or key is None or rank_of(matmul.outputs[0]) != 4:
+        return None
+    if constant_tensor(key) is not None or constant_tensor(query) is not None:
+        return None
+    return Scores(
+        query=query,
+        key=key,
+        key_perm=perm,
+        factor=factor * query_factor * key_factor,
+        product=matmul.outputs[0],
+        nodes=(*nodes, matmul, *query_nodes, *key_nodes, *inner),
+    )
+
+
+def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float, tuple[ir.Node, ...]]:
+    """Return what is multiplied or divided by one-element constants, the product of those, and the nodes passed."""
+    factor, nodes = 1.0, []
+    while True:
+        node = producer_of(value, "Mul", "Div")
+        if node is None:
+            return value, factor, tuple(nodes)
+        by = constant_number(node.inputs[1])
+        if by is None or (node.op_type == "Div" and by == 0):
+            return value, factor, tuple(nodes)
+        factor = factor * by if node.op_type == "Mul" else factor / by
+        nodes.append(node)
+        value = node.inputs[0]

@@ -1,0 +1,216 @@
+"""Attention as one operator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from passes.base import Context, Pass, PassResult
+from passes.dimensions import Dim, broadcasts_into
+from passes.editing import Editor
+from passes.fusion.attention_heads import absorb_heads
+from passes.fusion.attention_pattern import AttentionMatch, match_attention
+from passes.matching import constant_array, first_shared, is_op, opset_of
+from passes.shapes import ShapeFacts, infer_shapes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from passes.base import Recorder
+
+OPSET_OF_ATTENTION = 23
+
+# Hides a key as the lowest float32 does: a score below 1e22 vanishes beside it, so a row that is masked wholly still
+# weighs all keys alike. Runtimes take the lowest float itself for -inf (ONNX Runtime 1.32 then yields a row of 0).
+_HIDING = -1e30
+
+
+@dataclass(frozen=True)
+class FuseAttention(Pass):
+    """Raise scaled dot-product attention to the Attention operator of opset 23.
+
+    softmax(scale * Q @ K^T + mask) @ V with Q, K, V of [B, H, S, D] becomes one Attention; then, where Q, K and V come
+    from a head split (Reshape, Transpose) and the result goes through a head merge, both are absorbed by the form on
+    [B, S, H * D] with head counts. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]. A guard
+    that replaces NaN rows by 0 is dropped, since Attention yields 0 for a row that -inf masks wholly.
+    Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, or an unguarded
+    -inf mask may hide a whole row (NaN before, 0 after).
+    """
+
+    name: ClassVar[str] = "fuse-attention"
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        recorder = context.recorder(self.name)
+        facts = infer_shapes(model)
+        editor = Editor(model)
+        is_recent = opset_of(model) >= OPSET_OF_ATTENTION
+        for graph in model.graphs():
+            for node in list(graph):
+                if node.graph is not graph:
+                    continue
+                if is_op(node, "MatMul"):
+                    match = match_attention(node)
+                    if match is None:
+                        continue
+                    if not is_recent:
+                        recorder.refuse(node, f"Attention needs opset 23, the model has {opset_of(model)}")
+                        continue
+                    fused = _fuse(node, match, facts, recorder, editor)
+                    if fused is not None:
+                        absorb_heads(fused, facts, recorder, editor)
+                elif is_op(node, "Attention"):
+                    absorb_heads(node, facts, recorder, editor)
+        return recorder.result()
+
+
+def _fuse(
+    node: ir.Node, match: AttentionMatch, facts: ShapeFacts, recorder: Recorder, editor: Editor
+) -> ir.Node | None:
+    reason = _refusal(node, match, facts)
+    if reason:
+        recorder.refuse(node, reason, "attention")
+        return None
+    if not recorder.may_apply(node, "attention"):
+        return None
+    output, scores = node.outputs[0], match.scores
+    name = str(output.name)
+    key = scores.key
+    if scores.key_perm != (0, 1, 2, 3):
+        key_shape = facts.shape(key)
+        key = editor.insert(
+            node, "Transpose", [key], name=f"{name}_key", attributes={"perm": list(scores.key_perm)}, dtype=key.dtype
+        )
+        if key_shape is not None:
+            facts.shapes[key] = tuple(key_shape[axis] for axis in scores.key_perm)
+            _state_shape(key, facts)
+    mask = _mask(node, match, key, facts, editor)
+    fused = editor.insert(
+        node,
+        "Attention",
+        [scores.query, key, match.value, *([] if mask is None else [mask])],
+        name=name,
+        attributes={"scale": float(scores.factor)},
+        like=output,
+    )
+    shape = facts.shape(output)
+    if shape is not None:
+        facts.shapes[fused] = shape
+    editor.take_over(output, fused)
+    return fused.producer()
+
+
+def _state_shape(value: ir.Value, facts: ShapeFacts) -> None:
+    import onnx_ir as ir
+
+    from passes.dimensions import plain
+
+    shape = facts.shape(value)
+    if shape is not None:
+        value.shape = ir.Shape([plain(dim) for dim in shape])
+
+
+def _refusal(node: ir.Node, match: AttentionMatch, facts: ShapeFacts) -> str:
+    shared = first_shared(match.nodes, node)
+    scores = facts.shape(match.scores.product)
+    value = facts.shape(match.value)
+    query, key = facts.shape(match.scores.query), facts.shape(match.scores.key)
+    if query is None or key is None or value is None or scores is None:
+        return "the ranks of query, key and value are not known"
+    if not len(query) == len(key) == len(value) == 4:
+        return f"query, key and value have the ranks {len(query)}, {len(key)} and {len(value)}, not 4"
+    key = tuple(key[axis] for axis in match.scores.key_perm)
+    if None in (*query[:2], *key[:2], *value[:2]) or not query[:2] == key[:2] == value[:2]:
+        return "batch and heads of query, key and value are not known to be equal"
+    if not math.isfinite(match.scores.factor):
+        return f"the scale is {match.scores.factor}"
+    mask = match.condition if match.mask is None else match.mask
+    if mask is not None:
+        shape = facts.shape(mask)
+        if not shape or not broadcasts_into(shape, scores):
+            return f"the mask '{mask.name}' does not provably broadcast to the scores"
+        if match.hidden == -math.inf and not match.is_guarded:
+            return f"the mask '{mask.name}' may hide a whole row: NaN here, 0 in Attention"
+        if match.mask is not None and match.condition is None and not match.is_guarded and _hides_rows(match.mask):
+            return f"the mask '{mask.name}' hides a whole row: NaN here, 0 in Attention"
+    if not shared:
+        return ""
+    return shared
+
+
+def _hides_rows(mask: ir.Value) -> bool:
+    import numpy as np
+
+    array = constant_array(mask, max_bytes=1 << 24)
+    return array is not None and bool(np.isneginf(array).all(axis=-1).any())
+
+
+def _mask(
+    node: ir.Node, match: AttentionMatch, key: ir.Value, facts: ShapeFacts, editor: Editor
+) -> ir.Value | None:
+    """Return the value for Attention's mask input, of [.., Sq, Skv], or None without a mask."""
+    import numpy as np
+
+    mask = match.mask
+    if match.condition is not None:
+        dtype = match.scores.query.dtype
+        assert dtype is not None
+        shape = facts.shape(match.condition)
+        if match.hidden == -math.inf:
+            mask = match.condition
+        elif mask is None or (dtype.name in ("FLOAT", "BFLOAT16", "DOUBLE") and match.hidden < _HIDING):
+            hiding = max(match.hidden, _HIDING) if dtype.name in ("FLOAT", "BFLOAT16", "DOUBLE") else match.hidden
+            numbers = [editor.constant(np.array(n, dtype=dtype.numpy()), "mask_value") for n in (0.0, hiding)]
+            mask = editor.insert(
+                node, "Where", [match.condition, *numbers], name=f"{node.outputs[0].name}_mask", dtype=dtype
+            )
+            facts.shapes[mask] = shape or ()
+            _state_shape(mask, facts)
+    if mask is None:
+        return None
+    return _expanded(node, mask, match.scores.query, key, facts, editor)
+
+
+def _expanded(
+    node: ir.Node, mask: ir.Value, query: ir.Value, key: ir.Value, facts: ShapeFacts, editor: Editor
+) -> ir.Value:
+    """Expand the last two axes to [Sq, Skv], which ONNX Runtime asks for, and a rank of 3 to 4."""
+    import numpy as np
+    import onnx_ir as ir
+
+    shape = facts.shape(mask)
+    assert shape is not None
+    name = f"{node.outputs[0].name}_mask"
+    if len(shape) == 3:
+        axes = editor.constant(np.array([0], dtype=np.int64), "mask_axes")
+        mask = editor.insert(node, "Unsqueeze", [mask, axes], name=name, dtype=mask.dtype)
+        shape = (Dim(1), *shape)
+        facts.shapes[mask] = shape
+        _state_shape(mask, facts)
+    wanted = []
+    for tensor, place in ((query, -2), (key, -1)):
+        dims = facts.shape(tensor)
+        assert dims is not None
+        own = shape[place] if len(shape) >= -place else Dim(1)
+        wanted.append((tensor, dims[2], own == dims[2]))
+    if all(fits for _, _, fits in wanted) and len(shape) >= 2:
+        return mask
+    parts = []
+    for tensor, dim, fits in wanted:
+        fixed = 1 if fits else (None if dim is None else dim.fixed)
+        if fixed is not None:
+            parts.append(editor.constant(np.array([fixed], dtype=np.int64), "mask_length"))
+        else:
+            attributes = {"start": 2, "end": 3}
+            parts.append(
+                editor.insert(
+                    node, "Shape", [tensor], name=f"{name}_length", attributes=attributes, dtype=ir.DataType.INT64, shape=[1]
+                )
+            )
+    target = editor.insert(
+        node, "Concat", parts, name=f"{name}_shape", attributes={"axis": 0}, dtype=ir.DataType.INT64, shape=[2]
+    )
+    expanded = editor.insert(node, "Expand", [mask, target], name=name, dtype=mask.dtype)
+    facts.shapes[expanded] = (*shape[:-2], wanted[0][1], wanted[1][1])
+    _state_shape(expanded, facts)
+    return expanded

@@ -1,0 +1,208 @@
+"""How each operator's output shape, and the content of small integer tensors, follow from its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from passes.content_rules import CONTENT_RULES
+from passes.dimensions import Dim, Dims, broadcast, product, quotient
+from passes.matching import input_at, integer, integers
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from passes.shapes import ShapeFacts
+
+ShapeRule = Callable[["ir.Node", "ShapeFacts"], "Dims | None"]
+
+
+def infer_node(node: ir.Node, facts: ShapeFacts) -> None:
+    """Record in `facts` what follows for the first output of `node`."""
+    if node.domain != "" or not node.outputs:
+        return
+    shape_rule = SHAPE_RULES.get(node.op_type)
+    if shape_rule is not None:
+        shape = shape_rule(node, facts)
+        if shape is not None:
+            facts.shapes[node.outputs[0]] = shape
+    content_rule = CONTENT_RULES.get(node.op_type)
+    if content_rule is not None:
+        content = content_rule(node, facts)
+        if content is not None:
+            facts.contents[node.outputs[0]] = content
+            facts.shapes[node.outputs[0]] = () if content.is_scalar else (Dim(len(content.elements)),)
+
+
+def _same(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    return facts.shape(node.inputs[0])
+
+
+def _broadcast(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    return broadcast([facts.shape(value) for value in node.inputs])
+
+
+def _matmul(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    first, second = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if first is None or second is None or len(first) < 2 or len(second) < 2:
+        return None
+    batch = broadcast([first[:-2], second[:-2]])
+    return None if batch is None else (*batch, first[-2], second[-1])
+
+
+def _gemm(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    first, second = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if first is None or second is None or len(first) != 2 or len(second) != 2:
+        return None
+    return first[integer(node, "transA", 0)], second[1 - integer(node, "transB", 0)]
+
+
+def _transpose(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    perm = integers(node, "perm") or tuple(reversed(range(len(shape))))
+    return tuple(shape[axis] for axis in perm)
+
+
+def reshaped(shape: Dims | None, wanted: Dims, *, allow_zero: bool) -> Dims:
+    """Return what Reshape makes of `shape` for a requested shape; 0 copies a dimension, -1 takes what is left."""
+    result: list[Dim | None] = []
+    for index, dim in enumerate(wanted):
+        if dim == Dim(0) and not allow_zero:
+            result.append(shape[index] if shape is not None and index < len(shape) else None)
+        else:
+            result.append(dim)
+    if Dim(-1) in result:
+        at = result.index(Dim(-1))
+        others = product(dim for index, dim in enumerate(result) if index != at)
+        result[at] = None if shape is None else quotient(product(shape), others)
+    return tuple(result)
+
+
+def _reshape(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    wanted = facts.content(node.inputs[1])
+    if wanted is None:
+        return None
+    return reshaped(facts.shape(node.inputs[0]), wanted.elements, allow_zero=bool(integer(node, "allowzero", 0)))
+
+
+def _expand(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    wanted = facts.content(node.inputs[1])
+    return None if wanted is None else broadcast([facts.shape(node.inputs[0]), wanted.elements])
+
+
+def axes_of(node: ir.Node, facts: ShapeFacts) -> tuple[int, ...] | None:
+    """Return the axes that an attribute (older operators) or the second input gives; None where they vary."""
+    attribute = integers(node, "axes")
+    if attribute is not None:
+        return attribute
+    given = input_at(node, 1)
+    if given is None:
+        return ()
+    content = facts.content(given)
+    return None if content is None else content.fixed
+
+
+def _unsqueeze(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape, axes = facts.shape(node.inputs[0]), axes_of(node, facts)
+    if shape is None or axes is None:
+        return None
+    rank = len(shape) + len(axes)
+    new = {axis % rank for axis in axes}
+    rest = iter(shape)
+    return tuple(Dim(1) if axis in new else next(rest) for axis in range(rank))
+
+
+def _squeeze(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape, axes = facts.shape(node.inputs[0]), axes_of(node, facts)
+    if shape is None or not axes:
+        return None
+    gone = {axis % len(shape) for axis in axes}
+    return tuple(dim for axis, dim in enumerate(shape) if axis not in gone)
+
+
+def _reduce(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape, axes = facts.shape(node.inputs[0]), axes_of(node, facts)
+    if shape is None or axes is None:
+        return None
+    if not axes:
+        if integer(node, "noop_with_empty_axes", 0):
+            return shape
+        axes = tuple(range(len(shape)))
+    gone = {axis % max(len(shape), 1) for axis in axes}
+    if integer(node, "keepdims", 1):
+        return tuple(Dim(1) if axis in gone else dim for axis, dim in enumerate(shape))
+    return tuple(dim for axis, dim in enumerate(shape) if axis not in gone)
+
+
+def _concat(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    from passes.dimensions import total
+
+    shapes = [facts.shape(value) for value in node.inputs]
+    if any(shape is None for shape in shapes) or "axis" not in node.attributes:
+        return None
+    known = [shape for shape in shapes if shape is not None]
+    axis = integer(node, "axis", 0) % max(len(known[0]), 1)
+    result = list(known[0])
+    for shape in known[1:]:
+        if len(shape) != len(result):
+            return None
+        for index, dim in enumerate(shape):
+            result[index] = total(result[index], dim) if index == axis else (result[index] or dim)
+    return tuple(result)
+
+
+def _gather(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape, indices = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if not shape or indices is None:
+        return None
+    axis = integer(node, "axis", 0) % len(shape)
+    return (*shape[:axis], *indices, *shape[axis + 1 :])
+
+
+def _gather_elements(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    return facts.shape(node.inputs[1])
+
+
+def _attention(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    query, value = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
+    if query is None or value is None or len(query) != len(value):
+        return None
+    if len(query) == 4:
+        return (*query[:3], value[3])
+    heads = quotient(value[2], Dim(integer(node, "kv_num_heads", 1)))
+    return (*query[:2], product([heads, Dim(integer(node, "q_num_heads", 1))]))
+
+
+_UNARY = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Cast Ceil Celu Clip Cos Cosh CumSum Dropout Elu "
+    "Erf Exp Floor Gelu GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN "
+    "LayerNormalization LeakyRelu Log LogSoftmax LpNormalization Mish Neg Not QuantizeLinear DequantizeLinear "
+    "RMSNormalization Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan "
+    "Tanh ThresholdedRelu Trilu"
+).split()
+_BROADCASTING = (
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
+    "Mul Or Pow Sub Sum Where Xor"
+).split()
+_REDUCING = (
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
+).split()
+
+SHAPE_RULES: dict[str, ShapeRule] = {
+    **dict.fromkeys(_UNARY, _same),
+    **dict.fromkeys(_BROADCASTING, _broadcast),
+    **dict.fromkeys(_REDUCING, _reduce),
+    "Attention": _attention,
+    "Concat": _concat,
+    "Expand": _expand,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}
