@@ -160,8 +160,8 @@ def _print_setting(report: BuildReport, console: Console) -> None:
         parts.append(f"fp32 model {bytes_text(report.model_size_bytes)}")
     if "total" in report.seconds:
         parts.append(f"took {seconds_text(report.seconds['total'])}")
-    if parts:
-        console.print(Text("; ".join(parts), style="dim"))
+    for part in parts:
+        console.print(Text(part, style="dim"))
 
 
 def _pipeline_text(pipeline: PipelineReport) -> str:

@@ -37,9 +37,10 @@ def is_exact(dtype: np.dtype[np.generic]) -> bool:
 
 
 def is_logits(name: str, values: Array) -> bool:
-    """Return whether an output's greatest element along the last axis is an answer, so that top-1 agreement is reported.
+    """Return whether an output's greatest element along the last axis is an answer: its top-1 agreement is reported.
 
-    Yes for [N, C] of at least 10 columns, and for any [..., C] whose name contains "logits". Only a user's gate judges it.
+    Yes for [N, C] of at least 10 columns, and for any [..., C] whose name contains "logits". It is judged only by a
+    user's gate.
     """
     if values.ndim < 2 or values.shape[-1] < 2 or values.dtype.kind == "c":
         return False

@@ -95,6 +95,9 @@ def test_top1_counts_rows_of_logits_only():
     assert figures([(logits, other)]).top1_agreement == 0.75
     assert figures([(logits[:, :9], logits[:, :9])]).top1_agreement is None
     assert figures([(logits[None], logits[None])]).top1_agreement is None
+    named = Difference("Answer_Logits")
+    named.add(logits[None, :, :2], other[None, :, :2], sample="0")
+    assert named.result().top1_agreement == np.mean(logits[:, :2].argmax(1) == other[:, :2].argmax(1)) < 1
 
 
 def test_decibels_at_the_ends():
