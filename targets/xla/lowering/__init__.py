@@ -1,0 +1,51 @@
+"""ONNX operators to JAX, one family a file. Importing this package fills the table; it does not import jax."""
+
+from __future__ import annotations
+
+from targets.xla.lowering import (
+    activation,
+    attention,
+    casting,
+    control_flow,
+    convolution,
+    elementwise,
+    generator,
+    host,
+    indexing,
+    logic,
+    loss,
+    matmul,
+    normalization,
+    pooling,
+    quantized,
+    recurrent,
+    reduction,
+    resize,
+    sampling,
+    shape,
+    signal,
+)
+
+FAMILIES = (
+    activation,
+    attention,
+    casting,
+    control_flow,
+    convolution,
+    elementwise,
+    generator,
+    host,
+    indexing,
+    logic,
+    loss,
+    matmul,
+    normalization,
+    pooling,
+    quantized,
+    recurrent,
+    reduction,
+    resize,
+    sampling,
+    shape,
+    signal,
+)

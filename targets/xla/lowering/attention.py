@@ -1,0 +1,144 @@
+"""Attention and rotary position embedding."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from targets.xla.lowering.call import Call
+from targets.xla.lowering.registry import lowers
+
+
+@lowers("RotaryEmbedding", since=23)
+def rotary_embedding(call: Call, x: Any, cos: Any, sin: Any, position_ids: Any = None) -> Any:
+    """Return x [B, H, S, D] or [B, S, H*D] with pairs of its first `rotary_embedding_dim` features rotated.
+
+    cos, sin: caches [P, R/2] read at position_ids [B, S], or [B, S, R/2] without them.
+    """
+    import jax.numpy as jnp
+
+    x = jnp.asarray(x)
+    flat = x.ndim == 3
+    if flat:
+        heads = call.int("num_heads")
+        y = x.reshape((x.shape[0], x.shape[1], heads, x.shape[2] // heads))  # [B, S, H, D]
+    else:
+        y = x.transpose(0, 2, 1, 3)  # [B, S, H, D]
+    size = call.int("rotary_embedding_dim") or y.shape[3]
+    turned, kept = y[..., :size], y[..., size:]
+    if position_ids is not None:
+        cos, sin = jnp.take(cos, position_ids, axis=0), jnp.take(sin, position_ids, axis=0)
+    cos, sin = jnp.expand_dims(cos, 2), jnp.expand_dims(sin, 2)  # [B, S, 1, R/2]
+    if call.int("interleaved"):
+        real, imaginary = turned[..., 0::2], turned[..., 1::2]
+    else:
+        real, imaginary = turned[..., : size // 2], turned[..., size // 2 :]
+    pair = (real * cos - imaginary * sin, real * sin + imaginary * cos)
+    if call.int("interleaved"):
+        turned = jnp.stack(pair, axis=-1).reshape(turned.shape)
+    else:
+        turned = jnp.concatenate(pair, axis=-1)
+    y = jnp.concatenate((turned, kept), axis=-1).astype(x.dtype)
+    return y.reshape(x.shape) if flat else y.transpose(0, 2, 1, 3)
+
+
+def _heads(x: Any, count: int) -> Any:
+    """Return [B, S, H*D] as [B, H, S, D]; four dimensions stay."""
+    if x.ndim == 4:
+        return x
+    return x.reshape((x.shape[0], x.shape[1], count, x.shape[2] // count)).transpose(0, 2, 1, 3)
+
+
+@lowers("Attention", since=23)
+def attention(
+    call: Call,
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any = None,
+    past_key: Any = None,
+    past_value: Any = None,
+    valid_length: Any = None,
+) -> Any:
+    """Return softmax(scale Q K' + mask) V, the present keys and values, and the scores, as wanted.
+
+    q [B, Hq, Sq, D] or [B, Sq, Hq*D]; k, v with Hk heads, each shared by Hq / Hk query heads. The softmax is taken in
+    float32 at least.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    flat = q.ndim == 3
+    q = _heads(jnp.asarray(q), call.int("q_num_heads"))
+    k = _heads(jnp.asarray(k), call.int("kv_num_heads"))
+    v = _heads(jnp.asarray(v), call.int("kv_num_heads"))
+    past_length: Any = 0
+    if past_key is not None:
+        past_length = past_key.shape[2]
+        k, v = jnp.concatenate((past_key, k), axis=2), jnp.concatenate((past_value, v), axis=2)
+    present = (k, v)
+    if q.shape[1] != k.shape[1]:
+        shared = q.shape[1] // k.shape[1]
+        k, v = jnp.repeat(k, shared, axis=1), jnp.repeat(v, shared, axis=1)
+    # Half of the scale goes to each side, as the specification does to keep low precision in range.
+    root = math.sqrt(call.float("scale") if call.has("scale") else 1 / math.sqrt(q.shape[3]))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", (q * root).astype(q.dtype), (k * root).astype(k.dtype))
+    mode = call.int("qk_matmul_output_mode")
+    taken = scores
+    bias = _bias(call, q, k, mask, past_length, valid_length)
+    cap = call.float("softcap")
+    # The specification orders: product, softcap (from opset 24 before the mask), mask, softmax.
+    early = call.opset >= 24
+    if cap and early:
+        scores = _capped(scores, cap)
+        taken = scores if mode == 2 else taken
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+    taken = scores if mode == (1 if not early else 1) and mode == 1 else taken
+    if cap and not early:
+        scores = _capped(scores, cap)
+        taken = scores if mode == 2 else taken
+    if mode == 2 and not cap:
+        taken = scores
+    wide = scores.astype(jnp.float32) if scores.dtype.itemsize < 4 else scores
+    weights = jax.nn.softmax(wide, axis=-1)
+    weights = jnp.where(jnp.isnan(weights), 0, weights).astype(scores.dtype)  # a row that is masked out entirely
+    taken = weights if mode == 3 else taken
+    y = jnp.einsum("bhqk,bhkd->bhqd", weights, v).astype(q.dtype)
+    if flat:
+        y = y.transpose(0, 2, 1, 3).reshape((y.shape[0], y.shape[2], y.shape[1] * y.shape[3]))
+    return (y, *present, taken)[: call.output_count] if call.output_count > 1 else y
+
+
+def _capped(scores: Any, cap: float) -> Any:
+    import jax.numpy as jnp
+
+    return (cap * jnp.tanh(scores / cap)).astype(scores.dtype)
+
+
+def _bias(call: Call, q: Any, k: Any, mask: Any, past_length: Any, valid_length: Any) -> Any:
+    """Return what is added to the scores [B, H, Sq, Sk], or None: the mask, causality, and the cache's valid length."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    bias = None
+    lowest = -jnp.inf
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        bias = jnp.where(mask, 0.0, lowest).astype(q.dtype) if mask.dtype == bool else mask
+        missing = k.shape[2] - mask.shape[-1]
+        if not (isinstance(missing, int) and missing == 0):
+            bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, missing)], constant_values=lowest)
+    shape = (q.shape[2], k.shape[2])
+    column = lax.broadcasted_iota(jnp.int64, shape, 1)
+    if call.int("is_causal"):
+        row = lax.broadcasted_iota(jnp.int64, shape, 0) + jnp.asarray(past_length, jnp.int64)
+        if valid_length is not None and not (isinstance(past_length, int) and past_length > 0):
+            offset = jnp.asarray(valid_length).reshape(-1, 1, 1, 1) - q.shape[2]
+            row = row + offset
+        causal = jnp.where(column <= row, 0.0, lowest).astype(q.dtype)
+        bias = causal if bias is None else bias + causal
+    if valid_length is not None:
+        valid = jnp.where(column < jnp.asarray(valid_length).reshape(-1, 1, 1, 1), 0.0, lowest).astype(q.dtype)
+        bias = valid if bias is None else bias + valid
+    return bias

@@ -1,0 +1,112 @@
+"""The shapes of a model's inputs as jax sees them: symbolic dimensions by name, or sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from passes.errors import UsageError
+from targets.base import Dim, DimRange, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def fed_inputs(model: ir.Model) -> list[ir.Value]:
+    """Return the graph's inputs that a caller feeds: those without an initializer."""
+    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+
+
+def spec_of(value: ir.Value) -> TensorSpec:
+    """Return the name, dtype and shape of a graph input or output; "" and () stand for what is not declared."""
+    dtype = value.dtype.numpy().name if value.dtype is not None else ""
+    return TensorSpec(str(value.name), dtype, dims_of(value))
+
+
+def dims_of(value: ir.Value) -> tuple[Dim, ...]:
+    """Return a value's dimensions: sizes, names, or None."""
+    if value.shape is None:
+        return ()
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+
+def symbol_names(specs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Return each dimension's name in the model -> the identifier that stands for it in the exported program.
+
+    A dimension without a name gets one of its own, "<input>[<axis>]".
+    """
+    names: dict[str, str] = {}
+    for spec in specs:
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, int):
+                continue
+            name = dim_name(spec, axis)
+            plain = name if _IDENTIFIER.fullmatch(name) else re.sub(r"\W", "_", f"d_{name}")
+            while name not in names and plain in names.values():
+                plain += "_"
+            names.setdefault(name, plain)
+    return names
+
+
+def dim_name(spec: TensorSpec, axis: int) -> str:
+    dim = spec.shape[axis]
+    return dim if isinstance(dim, str) and dim else f"{spec.name}[{axis}]"
+
+
+def symbolic_inputs(specs: Sequence[TensorSpec], bounds: Sequence[str] = ()) -> list[Any]:
+    """Return a jax.ShapeDtypeStruct for each input, its open dimensions symbolic in one scope under `bounds`."""
+    import jax
+    from jax import export
+
+    names = symbol_names(specs)
+    symbols: dict[str, Any] = {}
+    if names:
+        symbols = dict(zip(names, export.symbolic_shape(", ".join(names.values()), constraints=bounds), strict=True))
+    return [
+        jax.ShapeDtypeStruct(
+            tuple(
+                dim if isinstance(dim, int) else symbols[dim_name(spec, axis)] for axis, dim in enumerate(spec.shape)
+            ),
+            dtype_from_name(spec.dtype),
+        )
+        for spec in specs
+    ]
+
+
+def fixed_specs(specs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) -> list[TensorSpec]:
+    """Return the inputs with every open dimension at its usual size. Raises UsageError for one that has none."""
+    missing = sorted(
+        {
+            dim_name(spec, axis)
+            for spec in specs
+            for axis, dim in enumerate(spec.shape)
+            if not isinstance(dim, int) and dim_name(spec, axis) not in dims
+        }
+    )
+    if missing:
+        raise UsageError(
+            f"The xla target needs a size for {', '.join(missing)}: this build is for fixed shapes.",
+            hint="Give samples, from which sizes are taken, or name the dimensions' sizes.",
+        )
+    return [
+        TensorSpec(
+            spec.name,
+            spec.dtype,
+            tuple(
+                dim if isinstance(dim, int) else dims[dim_name(spec, axis)].usual for axis, dim in enumerate(spec.shape)
+            ),
+        )
+        for spec in specs
+    ]
+
+
+def dtype_from_name(name: str) -> np.dtype[Any]:
+    """Return a dtype by numpy's or ml_dtypes' name for it."""
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)

@@ -1,0 +1,121 @@
+"""weights.safetensors: written tensor by tensor, read through a memory map.
+
+The format is an 8-byte little-endian header length, a JSON header (name -> dtype, shape, byte range) and the raw bytes;
+see the safetensors documentation. Keys are sorted and nothing else is written, so equal weights have equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from passes.errors import ArtifactRefused
+from targets.xla.lowering.program import narrowed
+from targets.xla.symbols import dtype_from_name
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FILE_NAME = "weights.safetensors"
+BAKED_NUMBERS = 16
+"""Float constants up to this many elements are part of the program, not of the weights."""
+BAKED_INTEGERS = 4096
+"""One-dimensional integer constants up to this many are too: they are shapes, axes, zero points."""
+
+_CODES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
+_NAMES = {code: name for name, code in _CODES.items()}
+_HEADER_ALIGNMENT = 8
+
+
+def weights_of(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Return the constants that are arguments of the program, by name: initializers and Constant nodes of any graph."""
+    found: dict[str, ir.TensorProtocol] = {}
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if value.const_value is not None and is_weight(value.const_value):
+                found[name] = value.const_value
+        for node in graph:
+            if node.op_type == "Constant" and "value" in node.attributes and not node.attributes["value"].is_ref():
+                tensor = node.attributes["value"].as_tensor()
+                if is_weight(tensor):
+                    found[str(node.outputs[0].name)] = tensor
+    return found
+
+
+def is_weight(tensor: ir.TensorProtocol) -> bool:
+    """Return whether a constant is an argument of the program rather than part of it."""
+    name = tensor.dtype.numpy().name
+    if name not in _CODES:
+        return False
+    if name.startswith(("float", "bfloat")):
+        return bool(tensor.size > BAKED_NUMBERS)
+    return bool(tensor.size > BAKED_INTEGERS or (len(tensor.shape) > 1 and tensor.size > BAKED_NUMBERS))
+
+
+def stored_dtype(tensor: ir.TensorProtocol, float_type: Any) -> np.dtype[Any]:
+    """Return the type that a weight is stored in: float32 ones in the type that the program computes in."""
+    dtype = np.dtype(tensor.dtype.numpy())
+    return np.dtype(float_type) if dtype == np.float32 else dtype
+
+
+def write_weights(path: Path, weights: Mapping[str, ir.TensorProtocol], float_type: Any) -> None:
+    """Write the weights, one in memory at a time."""
+    header: dict[str, Any] = {}
+    start = 0
+    for name in sorted(weights):
+        tensor = weights[name]
+        dtype = stored_dtype(tensor, float_type)
+        shape = [int(size) for size in tensor.shape]
+        end = start + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _CODES[dtype.name], "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(text)
+        for name in sorted(weights):
+            array = narrowed(np.asarray(weights[name].numpy()), float_type)
+            stream.write(np.ascontiguousarray(array).tobytes())
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the weights by name, memory-mapped. Raises ArtifactRefused for a file that is not what was written."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+        found: dict[str, np.ndarray[Any, Any]] = {}
+        for name, entry in header.items():
+            dtype = dtype_from_name(_NAMES[entry["dtype"]])
+            shape = tuple(entry["shape"])
+            begin, end = entry["data_offsets"]
+            if end == begin:
+                found[name] = np.zeros(shape, dtype)
+                continue
+            raw = np.memmap(path, np.uint8, "r", offset=8 + length + begin, shape=(end - begin,))
+            found[name] = raw.view(dtype).reshape(shape)
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactRefused(f"{path} cannot be read: {error}", hint="Build the artifact again.") from error
