@@ -44,7 +44,7 @@ class OnnxRunner:
 
 @contextmanager
 def open_onnx(path: Path, *, threads: int) -> Iterator[OnnxRunner]:
-    """Yield a runner of the model file. Raises BadModel for one that ONNX Runtime refuses, CannotRun without a kernel."""
+    """Yield a runner of the file. Raises BadModel for one that ONNX Runtime refuses, CannotRun without a kernel."""
     ort = require("onnxruntime", extra="test", need="Running an ONNX file")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

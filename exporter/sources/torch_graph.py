@@ -77,7 +77,7 @@ def _module_path(scopes: str) -> str:
     except (ValueError, SyntaxError):
         return ""
     path = str(listed[-2]) if len(listed) > 1 else ""
-    return path.removeprefix("module").removeprefix(".")
+    return path.removeprefix(PREFIX) if path.startswith(PREFIX) else ""
 
 
 def _rename_weights(model: ir.Model) -> None:

@@ -24,8 +24,8 @@ def quiet() -> Iterator[None]:
 
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    is_logging = torch._C._jit_is_onnx_log_enabled()
-    torch._C._jit_set_onnx_log_enabled(False)
+    onnx_log = torch._C._jit_onnx_log  # writes to file descriptor 1, and torch leaves it switched on
+    torch._C._jit_onnx_log = lambda *_: None
     nowhere = io.StringIO()
     try:
         with (
@@ -37,7 +37,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        torch._C._jit_set_onnx_log_enabled(is_logging)
+        torch._C._jit_onnx_log = onnx_log
 
 
 def reason_of(error: BaseException | None) -> str:
@@ -75,7 +75,7 @@ def _traceback_line(error: BaseException) -> str:
 def _shortened(file: str, line: str) -> str:
     """Return the file without the machine's folders; "" for torch's own files, ours, and generated code."""
     path = Path(file)
-    if file.startswith("<") or path.parent == Path(__file__).parent:
+    if not path.is_absolute() or path.parent == Path(__file__).parent:
         return ""
     parts = path.parts
     if "site-packages" in parts:
