@@ -11,27 +11,18 @@ from passes.serialization import save_model
 from targets.base import Artifact, BuildOptions, TensorSpec
 from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
+from targets.specs import model_inputs, model_outputs
 from targets.tensorrt.backend import MODULES, Choice, choose
+from targets.tensorrt.capabilities import NUMPY_FROM_TENSORRT
 from targets.tensorrt.device import find_gpu
 from targets.tensorrt.planned import planned_precisions
 from targets.tensorrt.settings import Settings, settings_from_text
-from targets.tensorrt.shapes import ranges_of, specs_of
+from targets.tensorrt.shapes import ranges_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 ONNX_NAME = "model.onnx"
-NUMPY_FROM_TENSORRT: dict[str, str] = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
-"""TensorRT's name of a type -> numpy's, with ml_dtypes' "bfloat16"."""
 
 
 def lowered_onnx(artifact: Artifact) -> Path:
@@ -48,7 +39,7 @@ def write_artifact(model: ir.Model, out: Path, options: BuildOptions) -> Artifac
     """Return the artifact written into the empty folder `out`: see TensorRtTarget.build."""
     settings = settings_from_text(options.settings)
     choice = choose(settings)
-    inputs, outputs = specs_of(model.graph.inputs), specs_of(model.graph.outputs)
+    inputs, outputs = model_inputs(model), model_outputs(model)
     ranges = ranges_of(inputs, options.dims) if choice.backend else {}
     save_model(_with_node_names(model), out / ONNX_NAME)
     engines = {

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from passes.base import node_label
 from passes.errors import Blocker
+from targets.origin import source_line
+from targets.specs import model_inputs, model_outputs
 from targets.tensorrt.capabilities import (
     ARCHITECTURES,
+    INTERFACE_TYPES,
     KERNELS,
     NO_FP32_PRODUCTS,
     NOT_BUILT,
@@ -25,17 +28,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
-_SOURCE_LINE_KEY = "graphwright.source_line"
-_TORCH_STACK_KEY = "pkg.torch.onnx.stack_trace"
 
 
 def find_blockers(model: ir.Model, architectures: Collection[int]) -> tuple[Blocker, ...]:
     """Return all blockers for engines of these compute capabilities; with none named, those of any TensorRT."""
     known = typed(model)
-    found = [*_opset(known), *_interface(known)]
+    found = [*_opset(known), *_interface(model)]
     for node in _nodes(known):
         for reason in _node_reasons(node, known, architectures):
-            found.append(Blocker(node_label(node), node.op_type, reason, source_line=_source_line(node)))
+            found.append(Blocker(node_label(node), node.op_type, reason, source_line=source_line(node)))
     return tuple(found)
 
 
@@ -46,10 +47,13 @@ def _opset(model: ir.Model) -> Iterator[Blocker]:
 
 
 def _interface(model: ir.Model) -> Iterator[Blocker]:
-    for kind, values in (("Input", model.graph.inputs), ("Output", model.graph.outputs)):
-        for value in values:
-            if value.dtype is not None and value.dtype.name not in TENSOR_TYPES:
-                yield Blocker(str(value.name), kind, f"TensorRT has no type {value.dtype.name}: cast it in the model")
+    without_rank = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs) if value.shape is None}
+    for kind, specs in (("Input", model_inputs(model)), ("Output", model_outputs(model))):
+        for spec in specs:
+            if spec.dtype not in INTERFACE_TYPES:
+                yield Blocker(spec.name, kind, f"TensorRT has no type {spec.dtype}: cast it in the model")
+            if spec.name in without_rank:
+                yield Blocker(spec.name, kind, "its rank is unknown: export the model with shapes")
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -104,11 +108,3 @@ def _introduced(node: ir.Node) -> list[ir.Value]:
 
 
 _INSTEAD: dict[tuple[int, str], str] = {(75, "int8"): ": TensorRT 11 would compute these products in fp32"}
-
-
-def _source_line(node: ir.Node) -> str:
-    """Return the user's line of code as tracing recorded it: ours, or the innermost frame of torch's own."""
-    if line := node.metadata_props.get(_SOURCE_LINE_KEY):
-        return line
-    frames = [line.strip() for line in node.metadata_props.get(_TORCH_STACK_KEY, "").splitlines()]
-    return next((frame for frame in reversed(frames) if frame.startswith("File ")), "")

@@ -88,6 +88,20 @@ TENSOR_TYPES = frozenset(
 )
 """onnx_ir's names of the types that a TensorRT tensor can have. DOUBLE is taken and computed as FLOAT."""
 
+NUMPY_FROM_TENSORRT: dict[str, str] = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+"""TensorRT's name of a type that a user can feed or get -> numpy's, with ml_dtypes' "bfloat16"."""
+
+INTERFACE_TYPES = frozenset(NUMPY_FROM_TENSORRT.values())
+
 PRECISION_FROM_TYPE: dict[str, str] = {
     "FLOAT": "fp32",
     "FLOAT16": "fp16",

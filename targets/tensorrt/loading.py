@@ -9,6 +9,7 @@ from typing import Any, cast
 from passes.errors import ArtifactRefused, CannotRun
 from passes.optional import require
 from targets.base import Artifact
+from targets.manifest import read_manifest
 from targets.tensorrt.backend import EXTRAS, MODULES
 from targets.tensorrt.device import Gpu, find_gpu
 from targets.tensorrt.runner import TensorRtRunner, open_runner
@@ -19,10 +20,11 @@ from targets.tensorrt.settings import Backend, architectures_text
 def load_runner(artifact: Artifact) -> Iterator[TensorRtRunner]:
     """Yield a runner of the engine that fits this GPU.
 
-    Raises CannotRun when there is no engine or no GPU, ArtifactRefused when no engine was built for this GPU or the
-    TensorRT here is another version than the builder's, MissingDependency without the package.
+    Raises CannotRun when there is no engine or no GPU, ArtifactRefused when a file was changed, no engine was built for
+    this GPU or the TensorRT here is another version than the builder's, MissingDependency without the package.
     """
     engine, backend = _fitting_engine(artifact, find_gpu())
+    read_manifest(artifact.path, verify_files=True)
     module = MODULES[backend]
     trt: Any = require(module, extra=EXTRAS[backend], need="The tensorrt target")
     if str(trt.__version__) != engine["version"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from passes.errors import ArtifactRefused, CannotRun, UsageError
 from targets.base import TensorSpec
+from targets.feeds import check_feeds
 from targets.tensorrt.cuda import Device, open_device
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class TensorRtRunner:
         """Return every output by name. Raises UsageError for an input that is missing, unknown or does not fit."""
         import numpy as np
 
-        self._check_names(feeds)
+        check_feeds(feeds, self.inputs)
         for spec in self.inputs:
             self._feed(spec, np.ascontiguousarray(feeds[spec.name]))
         unready = self.context.infer_shapes()
@@ -45,20 +46,11 @@ class TensorRtRunner:
             self.device.download(array, self.buffers[name][0])
         return results
 
-    def _check_names(self, feeds: Mapping[str, Array]) -> None:
-        expected, given = {spec.name for spec in self.inputs}, set(feeds)
-        if expected != given:
-            lists = {"missing": sorted(expected - given), "unknown": sorted(given - expected)}
-            found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists.items() if names)
-            raise UsageError(f"The inputs do not fit, {found}.", hint=f"It takes {'; '.join(map(str, self.inputs))}.")
-
     def _feed(self, spec: TensorSpec, array: Array) -> None:
-        if array.dtype != _numpy_type(spec):
-            raise UsageError(f"The input '{spec.name}' is {array.dtype}, the engine takes {spec}.")
-        if array.ndim != len(spec.shape) or not self.context.set_input_shape(spec.name, tuple(array.shape)):
+        if not self.context.set_input_shape(spec.name, tuple(array.shape)):
             raise UsageError(
-                f"The input '{spec.name}' has shape {list(array.shape)}, the engine takes {spec} within the range that "
-                "it was built for.",
+                f"The input '{spec.name}' has shape {list(array.shape)}, which is outside of the range that the "
+                f"engine was built for: {spec}.",
                 hint="The manifest lists the range as input_ranges; build again with wider dimensions.",
             )
         self.device.upload(self._address(spec.name, array.nbytes), array)

@@ -1,30 +1,11 @@
-"""Inputs and outputs as TensorSpecs, and the range of shapes that an engine is built for."""
+"""The range of shapes that an engine is built for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from passes.errors import UsageError
-from targets.base import Dim, DimRange, TensorSpec
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-
-def specs_of(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
-    """Return the specs of graph inputs or outputs; a dimension without size and name is None."""
-    return tuple(_spec(value) for value in values)
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    if value.dtype is None or value.shape is None:
-        raise UsageError(
-            f"'{value.name}' has no type or no rank; an artifact needs both of every input and output.",
-            hint="Export the model with shapes, or run shape inference on it.",
-        )
-    dims: tuple[Dim, ...] = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
-    return TensorSpec(str(value.name), value.dtype.numpy().name, dims)
+from targets.base import DimRange, TensorSpec
 
 
 def ranges_of(inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) -> dict[str, list[list[int]]]:

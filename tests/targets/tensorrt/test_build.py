@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from ctypes.util import find_library
 from pathlib import Path
 
 import numpy as np
@@ -275,8 +276,15 @@ def test_open_says_why_an_engine_is_not_run(build: Build, monkeypatch: pytest.Mo
     with pytest.raises(ArtifactRefused, match=r"engines for SM89; this machine has a A100 \(SM80\)[\s\S]*sm=80"):
         TensorRtTarget().open(artifact).__enter__()
     monkeypatch.setattr(loading, "find_gpu", lambda: Gpu("L4", 89))
+    if not find_library("cuda"):
+        with pytest.raises(CannotRun, match=r"libcuda\.so\.1 cannot be loaded"):
+            TensorRtTarget().open(artifact).__enter__()
     artifact.manifest.details["engines"]["89"]["version"] = "1.6"
     with pytest.raises(ArtifactRefused, match=r"built by tensorrt_rtx 1\.6; 1\.\d"):
+        TensorRtTarget().open(artifact).__enter__()
+    with (artifact.path / "engine.sm89.plan").open("ab") as file:
+        file.write(b"changed")
+    with pytest.raises(ArtifactRefused, match="changed after the build"):
         TensorRtTarget().open(artifact).__enter__()
 
 

@@ -131,10 +131,10 @@ def test_results_are_not_overwritten_by_the_next_call() -> None:
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
-        ({}, "missing: x"),
-        ({"x": np.ones((1, 3), np.float32), "z": np.ones(1)}, "unknown: z"),
-        ({"x": np.ones((1, 3), np.float64)}, "'x' is float64"),
-        ({"x": np.ones(3, np.float32)}, r"shape \[3\]"),
+        ({}, "'x' is missing"),
+        ({"x": np.ones((1, 3), np.float32), "z": np.ones(1)}, "'z' is not an input"),
+        ({"x": np.ones((1, 3), np.float64)}, "'x' has dtype float64"),
+        ({"x": np.ones(3, np.float32)}, r"1 dimensions \[3\]"),
         ({"x": np.ones((9, 3), np.float32)}, r"shape \[9, 3\].*range"),
     ],
 )
