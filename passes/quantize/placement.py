@@ -127,7 +127,7 @@ class _Rules:
         return (
             node is not None
             and node.graph is self.graph
-            and node.op_type in support.passthrough - support.float_fused
+            and node.op_type in (support.passthrough & _MOVERS) - support.float_fused
             and node.domain in ("", "ai.onnx")
         )
 
@@ -205,6 +205,14 @@ class _Rules:
 
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+_MOVERS = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather"}) | {
+    "Identity",
+    "Expand",
+    "DepthToSpace",
+    "SpaceToDepth",
+}
+"""Operators whose result holds entries of their first input, unchanged: the same scale fits both."""
+
 _UNARY = frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid", "Elu", "PRelu"})
 _DATA_INPUTS = {"AveragePool": 1, "GlobalAveragePool": 1, "ReduceMean": 1, "Resize": 1, "LeakyRelu": 1, "Softmax": 1}
 """Operators whose later inputs are not data."""

@@ -24,6 +24,7 @@ class QuantScheme:
     """How activations, weights and biases become integers.
 
     smooth: even out the channels of a matrix product's input where that lowers the estimated error.
+    correct_bias: take the mean shift of rounded weights off the bias.
     weight_magnitude: the largest weight code, 127, or 63 where 8-bit products would saturate.
     support: which operators take part, and how the runtime fuses them.
     """
@@ -33,6 +34,7 @@ class QuantScheme:
     granularity: Granularity
     weight_magnitude: int
     smooth: bool
+    correct_bias: bool
     support: QuantizationSupport
 
 
@@ -56,6 +58,7 @@ def scheme_from_capabilities(
     granularity: Granularity = "channel",
     symmetric: bool | None = None,
     smooth: bool = True,
+    correct_bias: bool = True,
 ) -> QuantScheme:
     """Return the scheme for a runtime; None for `symmetric` takes the finest that it runs.
 
@@ -80,6 +83,7 @@ def scheme_from_capabilities(
         symmetric=is_symmetric,
         granularity=granularity if support.per_channel else "tensor",
         smooth=smooth,
+        correct_bias=correct_bias,
         weight_magnitude=127 if support.weight_bits == 8 else 63,
         support=support,
     )

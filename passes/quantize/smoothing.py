@@ -1,4 +1,4 @@
-"""Outlier channels moved from activations into weights, where the estimated error falls (SmoothQuant, arXiv 2211.10438).
+"""Outlier channels moved from activations into weights, where the estimated error falls (SmoothQuant, 2211.10438).
 
 A channel that is fifty times larger than the rest dictates the scale of its whole activation. Dividing each input
 channel by a factor, and multiplying the weight's row by it, changes nothing in real numbers and evens out the codes.
