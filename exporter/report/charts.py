@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from exporter.report.summary import artifact_name
+from exporter.report.summary import artifact_name, compact_shapes
 from exporter.report.wording import bytes_text, decibel_text, milliseconds_text, printable
 from exporter.results import BuildReport, Latency, StageAccuracy, Verdict
 
@@ -145,7 +145,7 @@ def _latency_chart(rows: Iterable[Latency], shape: str, threads: int, originals:
         f"Milliseconds a call at {printable(shape)}, {threads} thread(s), {runs} interleaved rounds. "
         "Bar: 95% interval of the median; dots: single rounds. Further left is better."
     )
-    return Chart("Latency", description, marks, axis.ticks(" ms"), "intervals")
+    return Chart(f"Latency at {compact_shapes(shape)}", description, marks, axis.ticks(" ms"), "intervals")
 
 
 def size_chart(report: BuildReport) -> Chart | None:

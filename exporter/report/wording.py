@@ -55,7 +55,9 @@ def milliseconds_text(value: float) -> str:
 
 
 def seconds_text(value: float) -> str:
-    """Return "0.4 s", "12 s" or "3 min 20 s"."""
+    """Return "40 ms", "0.4 s", "12 s" or "3 min 20 s"."""
+    if value < 0.1:
+        return f"{value * 1000:.0f} ms"
     if value < 10:
         return f"{value:.1f} s"
     minutes, seconds = divmod(round(value), 60)

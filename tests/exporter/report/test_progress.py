@@ -30,7 +30,7 @@ def test_a_pipe_gets_one_line_a_stage():
     progress = make_progress(stream=out)
     assert isinstance(progress, LineProgress)
     run(progress)
-    shown = [re.sub(r"\d+\.\d s", "T", line) for line in out.getvalue().splitlines()]
+    shown = [re.sub(r"\d+ ms", "T", line) for line in out.getvalue().splitlines()]
     assert shown == ["trace (T)", "verify trace (T, 3 steps)", "lower \\x1b[31m (T)"]
 
 

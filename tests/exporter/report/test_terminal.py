@@ -129,6 +129,7 @@ def test_wording_is_never_rosier_than_the_figure():
     assert decibel_text(79.99) == "79.9 dB"
     assert milliseconds_text(0.05) == "50 µs"
     assert milliseconds_text(2500) == "2.5 s"
+    assert seconds_text(0.04) == "40 ms"
     assert seconds_text(200) == "3 min 20 s"
     assert seconds_text(59.9) == "1 min 0 s"
     assert bytes_text(999) == "999 B"
