@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.samples import fitted
+from exporter.sample_fit import fitted
 from passes.errors import BadModel, CannotRun, UsageError
 from passes.optional import require
 from targets.base import Dim, TensorSpec

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+_ORT_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)\s*(const )?")
+"""ONNX Runtime's error codes, and the place in its C++ code that raised."""
 _LONGEST = 400
 
 _MACHINERY = frozenset({"torch", "onnxscript", "onnx_ir", "onnx", "onnxruntime", "numpy"})
@@ -54,6 +56,7 @@ def reason_of(error: BaseException | None) -> str:
     where = source_line(text)
     if not where and error.__traceback__ is not None:
         where = _traceback_line(error)
+    said = _ORT_NOISE.sub("", said)
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return reason[:_LONGEST] + (f" (at {where})" if where else "")
 

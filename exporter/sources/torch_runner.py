@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from exporter.samples import fitted
+from exporter.sample_fit import fitted
 from exporter.sources.torch_arrays import array_from_tensor, tensor_from_array
 from exporter.sources.torch_builder import Built, device_of
 from exporter.sources.torch_outputs import output_specs, run_eager
