@@ -68,8 +68,9 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
     except GraphwrightError as error:
         _remove(folder)
         listed = tuple(map(str, error.blockers)) if isinstance(error, ModelBlocked) else ()
+        reason = f"{job.target.name} cannot take this model: {len(listed)} blocker(s)" if listed else str(error)
         verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
-        report = _without_artifact(job, verdict, error.exit_code, str(error), blockers=listed)
+        report = _without_artifact(job, verdict, error.exit_code, reason, blockers=listed)
         return Lowered(job, report, pipeline=pipeline, stages=stages)
     finally:
         progress.done()
