@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from passes.errors import BuildFailed
+from passes.errors import BuildFailed, ModelBlocked
 from passes.serialization import save_model
 from targets.base import Artifact, BuildOptions, TensorSpec
 from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
+from targets.origin import source_line
 from targets.specs import model_inputs, model_outputs
 from targets.tensorrt.backend import MODULES, Choice, choose
 from targets.tensorrt.capabilities import NUMPY_FROM_TENSORRT
@@ -41,11 +43,15 @@ def write_artifact(model: ir.Model, out: Path, options: BuildOptions) -> Artifac
     choice = choose(settings)
     inputs, outputs = model_inputs(model), model_outputs(model)
     ranges = ranges_of(inputs, options.dims) if choice.backend else {}
-    save_model(_with_node_names(model), out / ONNX_NAME)
-    engines = {
-        str(architecture): _build(out, architecture, choice, settings, ranges, options.time_limit_s)
-        for architecture in choice.architectures
-    }
+    named = _with_node_names(model)
+    save_model(named, out / ONNX_NAME)
+    try:
+        engines = {
+            str(architecture): _build(out, architecture, choice, settings, ranges, options.time_limit_s)
+            for architecture in choice.architectures
+        }
+    except ModelBlocked as error:
+        raise _with_source_lines(error, named) from error
     for description in engines.values():
         _check_interface(description, inputs, outputs)
     manifest = Manifest(
@@ -88,21 +94,25 @@ def _build(
 ) -> dict[str, Any]:
     assert choice.backend is not None
     name = engine_name(architecture)
-    description: dict[str, Any] = run_isolated(
-        "targets.tensorrt.build:build_engine",
-        {
-            "onnx_path": str((out / ONNX_NAME).resolve()),
-            "engine_path": str((out / name).resolve()),
-            "module": MODULES[choice.backend],
-            "architecture": architecture if choice.backend == "rtx" else None,
-            "ranges": ranges,
-            "workspace_bytes": settings.workspace_bytes,
-            "optimization_level": settings.optimization_level,
-            "tf32": settings.tf32,
-        },
-        time_limit_s=time_limit_s,
-    )
+    arguments = {
+        "onnx_path": str((out / ONNX_NAME).resolve()),
+        "engine_path": str((out / name).resolve()),
+        "module": MODULES[choice.backend],
+        "architecture": architecture if choice.backend == "rtx" else None,
+        "ranges": ranges,
+        "workspace_bytes": settings.workspace_bytes,
+        "optimization_level": settings.optimization_level,
+        "tf32": settings.tf32,
+    }
+    description = run_isolated("targets.tensorrt.build:build_engine", arguments, time_limit_s=time_limit_s)
     return {"file": name, **description}
+
+
+def _with_source_lines(error: ModelBlocked, model: ir.Model) -> ModelBlocked:
+    """Return the parser's refusals with the user's line of each node; the builder's process knows only names."""
+    lines = {node.name: source_line(node) for node in model.graph}
+    blockers = [replace(blocker, source_line=lines.get(blocker.node, "")) for blocker in error.blockers]
+    return ModelBlocked(error.target, blockers, hint=error.hint)
 
 
 def _check_interface(

@@ -21,6 +21,7 @@ from targets.tensorrt.capabilities import (
     TENSOR_TYPES,
 )
 from targets.tensorrt.node_rules import broken_rules
+from targets.tensorrt.planned import planned_precisions
 from targets.tensorrt.quantization import quantization_faults
 from targets.tensorrt.typed import typed
 
@@ -38,6 +39,20 @@ def find_blockers(model: ir.Model, architectures: Collection[int]) -> tuple[Bloc
         for reason in _node_reasons(node, known, architectures):
             found.append(Blocker(node_label(node), node.op_type, reason, source_line=source_line(node)))
     return tuple(found)
+
+
+def precision_blockers(model: ir.Model, precision: str) -> Iterator[Blocker]:
+    """Yield one blocker when no product of the graph has the low precision that the artifact would be labelled with.
+
+    fp32 is the default of the build and takes a graph as it is, a quantized one too.
+    """
+    if precision == "fp32":
+        return
+    counts = planned_precisions(model)["by_operator"]
+    found = sorted({kind for kinds in counts.values() for kind in kinds})
+    if found and precision not in found:
+        reason = f"its products are in {', '.join(found)}, and TensorRT builds what the graph's types say"
+        yield Blocker("(model)", precision, reason)
 
 
 def _opset(model: ir.Model) -> Iterator[Blocker]:

@@ -13,7 +13,7 @@ from passes.pipeline import Pipeline
 from targets.base import PRECISIONS, Artifact, BuildOptions, Readiness, Runner
 from targets.tensorrt.artifact import write_artifact
 from targets.tensorrt.backend import Package, architectures_of, find_package
-from targets.tensorrt.blockers import find_blockers
+from targets.tensorrt.blockers import find_blockers, precision_blockers
 from targets.tensorrt.capabilities import capabilities_for
 from targets.tensorrt.device import find_gpu
 from targets.tensorrt.settings import architectures_text, settings_from_text
@@ -86,7 +86,8 @@ class TensorRtTarget:
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         """Return every reason why the legalised graph can't be built; needs no TensorRT package."""
-        return find_blockers(model, architectures_of(settings_from_text(options.settings)))
+        architectures = architectures_of(settings_from_text(options.settings))
+        return (*find_blockers(model, architectures), *precision_blockers(model, options.precision))
 
     def build(self, model: ir.Model, out: Path, options: BuildOptions) -> Artifact:
         """Write model.onnx, one engine.smNN.plan a compute capability, and the manifest.

@@ -19,6 +19,7 @@ from targets.isolation import run_isolated
 from targets.manifest import read_manifest
 from targets.tensorrt import artifact as artifact_module
 from targets.tensorrt import backend, loading
+from targets.tensorrt import target as target_module
 from targets.tensorrt.artifact import lowered_onnx
 from targets.tensorrt.backend import Package
 from targets.tensorrt.device import Gpu
@@ -201,6 +202,27 @@ def test_blockers_stop_the_build_before_anything_is_written(build: Build, tmp_pa
         build(CNN.replace("Relu(c)", 'BitShift<direction = "LEFT">(c, c)'))
     assert [blocker.operator for blocker in caught.value.blockers] == ["BitShift"]
     assert not list((tmp_path / "a").iterdir())
+
+
+@needs_rtx
+def test_what_only_the_parser_refuses_is_told_with_the_user_s_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_module, "find_blockers", lambda model, architectures: ())
+    model = ir.from_onnx_text(CNN.replace("Relu(c)", 'BitShift<direction = "LEFT">(c, c)'))
+    node = next(node for node in model.graph if node.op_type == "BitShift")
+    node.metadata_props["graphwright.source_line"] = "net.py:7"
+    with pytest.raises(ModelBlocked) as caught:
+        TensorRtTarget().build(model, tmp_path, BuildOptions(settings=SETTINGS, dims=DIMS))
+    (blocker,) = caught.value.blockers
+    assert (blocker.operator, blocker.source_line) == ("BitShift", "net.py:7")
+    assert blocker.node  # it had none: graphwright named it
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_artifact_is_not_labelled_with_a_precision_that_its_graph_lacks(build: Build, precision: str) -> None:
+    with pytest.raises(ModelBlocked, match="its products are in fp32"):
+        build(CNN, precision=precision)
 
 
 def engine_from(path: Path, text: str, *, sm: int = 89) -> object:
