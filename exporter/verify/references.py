@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.verify.accuracy import shapes_of
+from exporter.verify.difference import Difference, is_exact
 from passes.errors import GraphwrightError, UsageError
 
 if TYPE_CHECKING:
     from exporter.sources.base import Feeds
     from targets.base import Array
+
+
+_REPEATABLE_DB = 100.0
+"""Two runs nearer than this differ by rounding (threads may sum in another order)."""
 
 
 class ReferenceFailed(UsageError):
@@ -32,10 +37,14 @@ class ReferenceOutputs:
     """Held-out samples with the original's outputs. Iterating yields (feeds, outputs) and may be repeated.
 
     files: one a sample, each with the SHA-256 that it was written with. Memory holds one sample at a time.
+    further: how many of them are not the user's own but made of those.
+    notes: what a reader of the comparisons must know: an original that is not repeatable, further samples left out.
     """
 
     files: tuple[tuple[Path, str], ...]
     size_bytes: int
+    further: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -50,15 +59,17 @@ def record_references(
     original: Callable[[Feeds], Mapping[str, Array]],
     folder: Path,
     *,
+    further: Iterable[Feeds] = (),
     advance: Callable[[], None] = lambda: None,
 ) -> ReferenceOutputs:
-    """Run `original` on each sample and return the outputs, kept in `folder` (made, or reused when empty of samples).
+    """Run `original` on each sample and return the outputs, kept in `folder` (made if need be; one use a folder).
 
-    Raises ReferenceFailed when the original raises, naming the sample.
+    Raises ReferenceFailed when the original raises, naming the sample. `further` samples are ours, not the user's: one
+    that the original does not take is left out and noted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files: list[tuple[Path, str]] = []
-    size_bytes = 0
+    notes: list[str] = []
     for index, feeds in enumerate(samples):
         try:
             outputs = original(feeds)
@@ -69,15 +80,48 @@ def record_references(
                 f"The original fails on sample {index} ({shapes_of(feeds)}): {type(error).__name__}: {error}",
                 hint="The samples must be inputs that the original takes.",
             ) from error
-        path = folder / f"{index:05d}.sample"
-        digest, written = _write(path, {"feeds": dict(feeds), "outputs": dict(outputs)})
-        files.append((path, digest))
-        size_bytes += written
+        files.append(_write(folder / f"{index:05d}.sample", {"feeds": dict(feeds), "outputs": dict(outputs)}))
+        if index == 0:
+            notes += _repeatability(feeds, _read(*files[0])[1], original)
         advance()
-    return ReferenceOutputs(tuple(files), size_bytes)
+    own = len(files)
+    for feeds in further:
+        try:
+            outputs = original(feeds)
+        except Exception as error:
+            notes.append(
+                f"Not verified at {shapes_of(feeds)}: the original fails there: {type(error).__name__}: {error}"
+            )
+            continue
+        files.append(_write(folder / f"{len(files):05d}.sample", {"feeds": dict(feeds), "outputs": dict(outputs)}))
+        advance()
+    size_bytes = sum(path.stat().st_size for path, _ in files)
+    return ReferenceOutputs(tuple(files), size_bytes, further=len(files) - own, notes=tuple(notes))
 
 
-def _write(path: Path, groups: Mapping[str, Mapping[str, Array]]) -> tuple[str, int]:
+def _repeatability(
+    feeds: Feeds, first: Mapping[str, Array], original: Callable[[Feeds], Mapping[str, Array]]
+) -> list[str]:
+    """Return a note when the original's second run on the same input is farther from its first than by rounding."""
+    second = original(feeds)
+    notes = []
+    for name, reference in first.items():
+        again = np.asarray(second[name]) if name in second else None
+        if again is None or again.shape != reference.shape or again.dtype != reference.dtype:
+            notes.append(f"The original is not repeatable: output '{name}' changes its form for the same input.")
+            continue
+        difference = Difference(name, exact=is_exact(reference.dtype))
+        difference.add(reference, again, sample="")
+        result = difference.result()
+        if result.sqnr_db < _REPEATABLE_DB:
+            notes.append(
+                f"The original is not repeatable: output '{name}' of two runs on the same input agrees to "
+                f"{result.sqnr_db:.1f} dB only. Is it in training mode (dropout), or random by design?"
+            )
+    return notes
+
+
+def _write(path: Path, groups: Mapping[str, Mapping[str, Array]]) -> tuple[Path, str]:
     """Write a line of JSON that lists the arrays, then their bytes; numpy's own format lacks bfloat16."""
     header = []
     pieces = []
@@ -89,13 +133,11 @@ def _write(path: Path, groups: Mapping[str, Mapping[str, Array]]) -> tuple[str, 
             header.append([group, name, array.dtype.name if array.dtype.kind == "V" else array.dtype.str, array.shape])
             pieces.append(array.tobytes())
     digest = hashlib.sha256()
-    written = 0
     with path.open("wb") as stream:
         for piece in [json.dumps(header).encode() + b"\n", *pieces]:
             stream.write(piece)
             digest.update(piece)
-            written += len(piece)
-    return digest.hexdigest(), written
+    return path, digest.hexdigest()
 
 
 def _read(path: Path, expected: str) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -111,7 +153,8 @@ def _read(path: Path, expected: str) -> tuple[dict[str, Array], dict[str, Array]
     for group, name, dtype_name, shape in json.loads(line):
         dtype = _dtype_from_name(dtype_name)
         count = int(np.prod(shape, dtype=np.int64))
-        groups[group][name] = np.frombuffer(content, dtype, count=count, offset=offset).reshape(shape)
+        # A copy: runtimes want memory that is aligned and may be written to.
+        groups[group][name] = np.frombuffer(content, dtype, count=count, offset=offset).reshape(shape).copy()
         offset += count * dtype.itemsize
     return groups["feeds"], groups["outputs"]
 

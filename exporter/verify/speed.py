@@ -182,7 +182,7 @@ def _rounds(
             begin = clock_ns()
             for _ in range(block):
                 run(feeds)
-            times[label].append(max(clock_ns() - begin, 1) / block / 1e6)
+            times[label].append(round(max(clock_ns() - begin, 1) / block) / 1e6)
         advance()
     return times
 

@@ -39,7 +39,10 @@ def test_what_was_recorded_is_read_back_as_often_as_wanted(tmp_path):
                     assert actual[name].dtype == value.dtype
                     assert actual[name].shape == value.shape
                     np.testing.assert_array_equal(actual[name], value)
-    assert len(calls) == 2
+                    assert actual[name].flags.aligned
+                    assert actual[name].flags.writeable
+    assert len(calls) == 3  # the first sample twice, to see whether the original is repeatable
+    assert references.notes == ()
     assert references.size_bytes == sum(path.stat().st_size for path, _ in references.files)
 
 
@@ -70,3 +73,37 @@ def test_an_original_that_raises_is_told_with_the_sample(tmp_path):
 def test_outputs_that_are_no_numbers_are_refused(tmp_path):
     with pytest.raises(UsageError, match="'y' holds Python objects"):
         record_references(SAMPLES, lambda feeds: {"y": np.array([None])}, tmp_path)
+
+
+def test_an_original_that_is_not_repeatable_is_noted(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def dropout(feeds):
+        return {"y": feeds["x"] * rng.integers(0, 2, size=feeds["x"].shape).astype(np.float32), "x": feeds["x"]}
+
+    (note,) = record_references(SAMPLES, dropout, tmp_path).notes
+    assert "output 'y'" in note
+    assert "training mode" in note
+
+
+def test_rounding_is_repeatable_and_another_form_is_not(tmp_path):
+    scale = iter([1.0, 1.0 + 1e-7, 1.0])
+    rounding = record_references(SAMPLES, lambda feeds: {"y": feeds["x"] * np.float32(next(scale))}, tmp_path / "a")
+    assert rounding.notes == ()
+    sizes = iter([1, 2, 3])
+    (note,) = record_references(SAMPLES, lambda feeds: {"y": np.ones(next(sizes))}, tmp_path / "b").notes
+    assert "changes its form" in note
+
+
+def test_a_further_sample_that_the_original_does_not_take_is_left_out_and_noted(tmp_path):
+    def picky(feeds):
+        if len(feeds["x"]) == 3:
+            raise ValueError("not three")
+        return original(feeds)
+
+    further = [{"x": np.ones((size, 3), np.float32), "flag": np.array(True)} for size in (3, 4)]
+    references = record_references(SAMPLES, picky, tmp_path, further=further)
+    assert (len(references), references.further) == (3, 1)
+    assert references.notes == ("Not verified at flag [], x [3, 3]: the original fails there: ValueError: not three",)
+    with pytest.raises(ReferenceFailed):
+        record_references([*SAMPLES, further[0]], picky, tmp_path / "own")

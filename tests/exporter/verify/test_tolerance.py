@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +122,21 @@ def test_contradicting_gates_are_refused_and_repeated_ones_are_not():
 
 def test_nan_meets_no_gate():
     assert not any(spec.is_met_by(math.nan) for spec in gates_for("fp32", stage="trace"))
+
+
+def test_the_documented_table_is_the_one_that_holds():
+    text = (Path(__file__).parents[3] / "docs" / "verification.md").read_text(encoding="utf-8")
+    rows = {
+        "fp32, trace and optimize": "graph",
+        "fp32 artifact": "fp32",
+        "fp16": "fp16",
+        "bf16": "bf16",
+        "int8": "int8",
+    }
+    for title, row in rows.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {title} |")]
+        figures = [float(cell) for cell in line.strip("|").split("|")[1:]]
+        columns = ("sqnr_db", "worst_sample_sqnr_db", "cosine", "max_relative")
+        assert dict(zip(columns, figures, strict=True)) == dict(TOLERANCES[row])
+    for name in GATES:
+        assert f"| `{name}`" in text
