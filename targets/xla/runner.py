@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from targets.base import Array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class XlaRunner:
     """A runner over one artifact. `threads` is what was asked for; `pool_threads` how many XLA's pool really has.
 

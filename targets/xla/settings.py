@@ -36,7 +36,8 @@ class Settings:
         import ml_dtypes
 
         table: dict[str, Any] = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16}
-        return np.dtype(table.get(self.precision, np.float32))
+        kind: np.dtype[Any] = np.dtype(table.get(self.precision, np.float32))
+        return kind
 
     @property
     def label(self) -> str:

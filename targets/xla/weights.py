@@ -86,7 +86,7 @@ def write_weights(path: Path, weights: Mapping[str, ir.TensorProtocol], float_ty
     for name in sorted(weights):
         tensor = weights[name]
         dtype = stored_dtype(tensor, float_type)
-        shape = [int(size) for size in tensor.shape]
+        shape = list(tensor.shape.numpy())
         end = start + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _CODES[dtype.name], "shape": shape, "data_offsets": [start, end]}
         start = end

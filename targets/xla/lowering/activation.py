@@ -41,7 +41,7 @@ def softsign(call: Call, x: Any) -> Any:
 def leaky_relu(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    return jnp.where(x < 0, x * call.float("alpha", 0.01), x)
+    return jnp.where(x < 0, x * call.number("alpha", 0.01), x)
 
 
 @lowers("PRelu", since=7)
@@ -55,14 +55,14 @@ def parametric_relu(call: Call, x: Any, slope: Any) -> Any:
 def elu(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    return jnp.where(x < 0, call.float("alpha", 1.0) * jnp.expm1(jnp.minimum(x, 0)), x)
+    return jnp.where(x < 0, call.number("alpha", 1.0) * jnp.expm1(jnp.minimum(x, 0)), x)
 
 
 @lowers("Celu", since=12)
 def celu(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    alpha = call.float("alpha", 1.0)
+    alpha = call.number("alpha", 1.0)
     return jnp.maximum(x, 0) + alpha * jnp.expm1(jnp.minimum(x, 0) / alpha)
 
 
@@ -71,8 +71,8 @@ def selu(call: Call, x: Any) -> Any:
     """Return the scaled exponential unit; the defaults are the operator's own float32 constants."""
     import jax.numpy as jnp
 
-    alpha = call.float("alpha", 1.67326319217681884765625)
-    gamma = call.float("gamma", 1.05070102214813232421875)
+    alpha = call.number("alpha", 1.67326319217681884765625)
+    gamma = call.number("gamma", 1.05070102214813232421875)
     return gamma * jnp.where(x > 0, x, alpha * jnp.expm1(jnp.minimum(x, 0)))
 
 
@@ -80,7 +80,7 @@ def selu(call: Call, x: Any) -> Any:
 def hard_sigmoid(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    return jnp.clip(x * call.float("alpha", 0.2) + call.float("beta", 0.5), 0, 1)
+    return jnp.clip(x * call.number("alpha", 0.2) + call.number("beta", 0.5), 0, 1)
 
 
 @lowers("HardSwish", since=14)
@@ -102,21 +102,21 @@ def mish(call: Call, x: Any) -> Any:
 def swish(call: Call, x: Any) -> Any:
     import jax
 
-    return x * jax.nn.sigmoid(call.float("alpha", 1.0) * x)
+    return x * jax.nn.sigmoid(call.number("alpha", 1.0) * x)
 
 
 @lowers("ThresholdedRelu", since=10)
 def thresholded_relu(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    return jnp.where(x > call.float("alpha", 1.0), x, 0)
+    return jnp.where(x > call.number("alpha", 1.0), x, 0)
 
 
 @lowers("Shrink", since=9)
 def shrink(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    limit, bias = call.float("lambd", 0.5), call.float("bias")
+    limit, bias = call.number("lambd", 0.5), call.number("bias")
     moved = jnp.where(x < -limit, x + bias, jnp.where(x > limit, x - bias, 0))
     return moved.astype(x.dtype)
 
@@ -139,4 +139,4 @@ def gelu_exact(call: Call, x: Any) -> Any:
 def gelu_quick(call: Call, x: Any) -> Any:
     import jax
 
-    return x * jax.nn.sigmoid(call.float("alpha", 1.702) * x)
+    return x * jax.nn.sigmoid(call.number("alpha", 1.702) * x)

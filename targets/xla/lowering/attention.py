@@ -20,21 +20,21 @@ def rotary_embedding(call: Call, x: Any, cos: Any, sin: Any, position_ids: Any =
     x = jnp.asarray(x)
     flat = x.ndim == 3
     if flat:
-        heads = call.int("num_heads")
+        heads = call.integer("num_heads")
         y = x.reshape((x.shape[0], x.shape[1], heads, x.shape[2] // heads))  # [B, S, H, D]
     else:
         y = x.transpose(0, 2, 1, 3)  # [B, S, H, D]
-    size = call.int("rotary_embedding_dim") or y.shape[3]
+    size = call.integer("rotary_embedding_dim") or y.shape[3]
     turned, kept = y[..., :size], y[..., size:]
     if position_ids is not None:
         cos, sin = jnp.take(cos, position_ids, axis=0), jnp.take(sin, position_ids, axis=0)
     cos, sin = jnp.expand_dims(cos, 2), jnp.expand_dims(sin, 2)  # [B, S, 1, R/2]
-    if call.int("interleaved"):
+    if call.integer("interleaved"):
         real, imaginary = turned[..., 0::2], turned[..., 1::2]
     else:
         real, imaginary = turned[..., : size // 2], turned[..., size // 2 :]
     pair = (real * cos - imaginary * sin, real * sin + imaginary * cos)
-    if call.int("interleaved"):
+    if call.integer("interleaved"):
         turned = jnp.stack(pair, axis=-1).reshape(turned.shape)
     else:
         turned = jnp.concatenate(pair, axis=-1)
@@ -69,9 +69,9 @@ def attention(
     import jax.numpy as jnp
 
     flat = q.ndim == 3
-    q = _heads(jnp.asarray(q), call.int("q_num_heads"))
-    k = _heads(jnp.asarray(k), call.int("kv_num_heads"))
-    v = _heads(jnp.asarray(v), call.int("kv_num_heads"))
+    q = _heads(jnp.asarray(q), call.integer("q_num_heads"))
+    k = _heads(jnp.asarray(k), call.integer("kv_num_heads"))
+    v = _heads(jnp.asarray(v), call.integer("kv_num_heads"))
     past_length: Any = 0
     if past_key is not None:
         past_length = past_key.shape[2]
@@ -81,43 +81,29 @@ def attention(
         shared = q.shape[1] // k.shape[1]
         k, v = jnp.repeat(k, shared, axis=1), jnp.repeat(v, shared, axis=1)
     # Half of the scale goes to each side, as the specification does to keep low precision in range.
-    root = math.sqrt(call.float("scale") if call.has("scale") else 1 / math.sqrt(q.shape[3]))
+    root = math.sqrt(call.number("scale") if call.has("scale") else 1 / math.sqrt(q.shape[3]))
     scores = jnp.einsum("bhqd,bhkd->bhqk", (q * root).astype(q.dtype), (k * root).astype(k.dtype))
-    mode = call.int("qk_matmul_output_mode")
-    taken = scores
+    mode, cap = call.integer("qk_matmul_output_mode"), call.number("softcap")
+    stages = [scores]  # what the fourth output may be: product, capped, masked, softmax
+    scores = (cap * jnp.tanh(scores / cap)).astype(scores.dtype) if cap else scores
+    stages.append(scores)
     bias = _bias(call, q, k, mask, past_length, valid_length)
-    cap = call.float("softcap")
-    # The specification orders: product, softcap (from opset 24 before the mask), mask, softmax.
-    early = call.opset >= 24
-    if cap and early:
-        scores = _capped(scores, cap)
-        taken = scores if mode == 2 else taken
-    if bias is not None:
-        scores = scores + bias.astype(scores.dtype)
-    taken = scores if mode == (1 if not early else 1) and mode == 1 else taken
-    if cap and not early:
-        scores = _capped(scores, cap)
-        taken = scores if mode == 2 else taken
-    if mode == 2 and not cap:
-        taken = scores
+    scores = scores if bias is None else scores + bias.astype(scores.dtype)
+    stages.append(scores)
     wide = scores.astype(jnp.float32) if scores.dtype.itemsize < 4 else scores
-    weights = jax.nn.softmax(wide, axis=-1)
-    weights = jnp.where(jnp.isnan(weights), 0, weights).astype(scores.dtype)  # a row that is masked out entirely
-    taken = weights if mode == 3 else taken
+    weights = jax.nn.softmax(wide, axis=-1).astype(scores.dtype)
+    if bias is not None:
+        # A query that may attend to nothing gets zeros; told by the bias, so that a NaN in the data stays one.
+        weights = jnp.where(jnp.isneginf(jnp.max(bias, axis=-1, keepdims=True)), 0, weights)
+    stages.append(weights)
     y = jnp.einsum("bhqk,bhkd->bhqd", weights, v).astype(q.dtype)
     if flat:
         y = y.transpose(0, 2, 1, 3).reshape((y.shape[0], y.shape[2], y.shape[1] * y.shape[3]))
-    return (y, *present, taken)[: call.output_count] if call.output_count > 1 else y
-
-
-def _capped(scores: Any, cap: float) -> Any:
-    import jax.numpy as jnp
-
-    return (cap * jnp.tanh(scores / cap)).astype(scores.dtype)
+    return (y, *present, stages[mode])[: call.output_count] if call.output_count > 1 else y
 
 
 def _bias(call: Call, q: Any, k: Any, mask: Any, past_length: Any, valid_length: Any) -> Any:
-    """Return what is added to the scores [B, H, Sq, Sk], or None: the mask, causality, and the cache's valid length."""
+    """Return what is added to the scores [B, H, Sq, Sk], or None: mask, causality, windows, valid length."""
     import jax.numpy as jnp
     from jax import lax
 
@@ -131,14 +117,17 @@ def _bias(call: Call, q: Any, k: Any, mask: Any, past_length: Any, valid_length:
             bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, missing)], constant_values=lowest)
     shape = (q.shape[2], k.shape[2])
     column = lax.broadcasted_iota(jnp.int64, shape, 1)
-    if call.int("is_causal"):
-        row = lax.broadcasted_iota(jnp.int64, shape, 0) + jnp.asarray(past_length, jnp.int64)
-        if valid_length is not None and not (isinstance(past_length, int) and past_length > 0):
-            offset = jnp.asarray(valid_length).reshape(-1, 1, 1, 1) - q.shape[2]
-            row = row + offset
-        causal = jnp.where(column <= row, 0.0, lowest).astype(q.dtype)
-        bias = causal if bias is None else bias + causal
-    if valid_length is not None:
-        valid = jnp.where(column < jnp.asarray(valid_length).reshape(-1, 1, 1, 1), 0.0, lowest).astype(q.dtype)
-        bias = valid if bias is None else bias + valid
+    # A query's own position among the keys: after the cache's, which end at `valid_length` when that is given.
+    position = lax.broadcasted_iota(jnp.int64, shape, 0) + jnp.asarray(past_length, jnp.int64)
+    length = None if valid_length is None else jnp.asarray(valid_length).reshape(-1, 1, 1, 1)
+    if length is not None and isinstance(past_length, int) and past_length == 0:
+        position = position + length - q.shape[2]
+    left, right = call.integer("left_window_size", -1), call.integer("right_window_size", -1)
+    allowed = [column <= position] if call.integer("is_causal") else []
+    allowed += [position - column <= left] if left >= 0 else []
+    allowed += [column - position <= right] if right >= 0 else []
+    allowed += [column < length] if length is not None else []
+    for condition in allowed:
+        part = jnp.where(condition, 0.0, lowest).astype(q.dtype)
+        bias = part if bias is None else bias + part
     return bias

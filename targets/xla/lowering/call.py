@@ -40,11 +40,11 @@ class Call:
     def has(self, name: str) -> bool:
         return name in self.node.attributes
 
-    def int(self, name: str, default: int = 0) -> int:
+    def integer(self, name: str, default: int = 0) -> int:
         attribute = self.node.attributes.get(name)
         return default if attribute is None else int(attribute.as_int())
 
-    def float(self, name: str, default: float = 0.0) -> float:
+    def number(self, name: str, default: float = 0.0) -> float:
         attribute = self.node.attributes.get(name)
         return default if attribute is None else float(attribute.as_float())
 
@@ -52,12 +52,12 @@ class Call:
         attribute = self.node.attributes.get(name)
         return default if attribute is None else str(attribute.as_string())
 
-    def ints(self, name: str) -> list[int] | None:
+    def integers(self, name: str) -> list[int] | None:
         """Return a list attribute, or None when it is absent."""
         attribute = self.node.attributes.get(name)
         return None if attribute is None else [int(item) for item in attribute.as_ints()]
 
-    def floats(self, name: str) -> list[float] | None:
+    def numbers(self, name: str) -> list[float] | None:
         attribute = self.node.attributes.get(name)
         return None if attribute is None else [float(item) for item in attribute.as_floats()]
 

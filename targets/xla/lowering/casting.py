@@ -13,12 +13,12 @@ from targets.xla.lowering.values import Unsupported
 
 @lowers("Cast", since=6)
 def cast(call: Call, x: Any) -> Any:
-    return converted(x, call.dtype(call.int("to")), saturate=bool(call.int("saturate", 1)))
+    return converted(x, call.dtype(call.integer("to")), saturate=bool(call.integer("saturate", 1)))
 
 
 @lowers("CastLike", since=15)
 def cast_like(call: Call, x: Any, like: Any) -> Any:
-    return converted(x, np.dtype(like.dtype), saturate=bool(call.int("saturate", 1)))
+    return converted(x, np.dtype(like.dtype), saturate=bool(call.integer("saturate", 1)))
 
 
 @lowers("BitCast", since=26)
@@ -26,7 +26,7 @@ def bit_cast(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
     from jax import lax
 
-    return lax.bitcast_convert_type(jnp.asarray(x), call.dtype(call.int("to")))
+    return lax.bitcast_convert_type(jnp.asarray(x), call.dtype(call.integer("to")))
 
 
 def converted(x: Any, dtype: Any, *, saturate: bool) -> Any:

@@ -135,11 +135,11 @@ def scan(call: Call, *values: Any) -> Any:
     import jax.numpy as jnp
     from jax import lax
 
-    body, scanned = call.graph("body"), call.int("num_scan_inputs")
+    body, scanned = call.graph("body"), call.integer("num_scan_inputs")
     state, inputs = values[: len(values) - scanned], values[len(values) - scanned :]
-    in_axes, in_reversed = call.ints("scan_input_axes"), call.ints("scan_input_directions")
+    in_axes, in_reversed = call.integers("scan_input_axes"), call.integers("scan_input_directions")
     outputs = len(body.outputs) - len(state)
-    out_axes, out_reversed = call.ints("scan_output_axes"), call.ints("scan_output_directions")
+    out_axes, out_reversed = call.integers("scan_output_axes"), call.integers("scan_output_directions")
     sequences = []
     for position, value in enumerate(inputs):
         value = jnp.moveaxis(jnp_asarray(value), in_axes[position] if in_axes else 0, 0)

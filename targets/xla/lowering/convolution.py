@@ -18,7 +18,7 @@ from targets.xla.lowering.windows import window_of
 def convolution(call: Call, x: Any, w: Any, bias: Any = None) -> Any:
     """Return the convolution of x [N, C, ...] with w [O, C/g, ...], plus bias [O]."""
     window = window_of(call, x.shape[2:], w.shape[2:])
-    groups = call.int("group", 1)
+    groups = call.integer("group", 1)
     result = None
     if isinstance(x, Dequantized) and isinstance(w, Dequantized):
         result = integer_convolution(x, w, window, groups)
@@ -43,10 +43,10 @@ def transposed_convolution(call: Call, x: Any, w: Any, bias: Any = None) -> Any:
     from jax import lax
 
     rank = len(x.shape) - 2
-    groups = call.int("group", 1)
-    strides = call.ints("strides") or [1] * rank
-    dilations = call.ints("dilations") or [1] * rank
-    extra = call.ints("output_padding") or [0] * rank
+    groups = call.integer("group", 1)
+    strides = call.integers("strides") or [1] * rank
+    dilations = call.integers("dilations") or [1] * rank
+    extra = call.integers("output_padding") or [0] * rank
     reach = [(size - 1) * step + 1 for size, step in zip(w.shape[2:], dilations, strict=True)]
     pads = _transposed_pads(call, x.shape[2:], strides, reach, extra)
     # [C, O/g, ...] -> [g, C/g, O/g, ...] -> [g * O/g, C/g, ...], the kernel mirrored
@@ -73,10 +73,10 @@ def _transposed_pads(
     call: Call, spatial: Sequence[Any], strides: list[int], reach: list[int], extra: list[int]
 ) -> list[tuple[Any, Any]]:
     rank = len(spatial)
-    shape = call.ints("output_shape")
+    shape = call.integers("output_shape")
     mode = call.text("auto_pad", "NOTSET")
     if shape is None and mode in ("NOTSET", "", "VALID"):
-        flat = call.ints("pads") or [0] * (2 * rank)
+        flat = call.integers("pads") or [0] * (2 * rank)
         return [(flat[axis], flat[axis + rank]) for axis in range(rank)]
     wanted: list[Any] = shape[-rank:] if shape else [size * step for size, step in zip(spatial, strides, strict=True)]
     pads = []

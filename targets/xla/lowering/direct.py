@@ -78,8 +78,10 @@ def _is_zero(size: Any) -> bool:
 
 def _only(window: Window, axes: list[int]) -> Window:
     return Window(
-        *([field[axis] for axis in axes] for field in (window.kernel, window.strides, window.dilations)),
-        [window.pads[axis] for axis in axes],
+        kernel=[window.kernel[axis] for axis in axes],
+        strides=[window.strides[axis] for axis in axes],
+        dilations=[window.dilations[axis] for axis in axes],
+        pads=[window.pads[axis] for axis in axes],
     )
 
 

@@ -128,7 +128,7 @@ def mod(call: Call, a: Any, b: Any) -> Any:
     """Return the remainder: of the divisor's sign, or with fmod=1 of the dividend's."""
     import jax.numpy as jnp
 
-    return jnp.fmod(a, b) if call.int("fmod") else jnp.mod(a, b)
+    return jnp.fmod(a, b) if call.integer("fmod") else jnp.mod(a, b)
 
 
 @lowers("Pow", since=7)
@@ -180,7 +180,7 @@ def mean_of(call: Call, *values: Any) -> Any:
 
 @lowers("Clip", since=6)
 def clip_by_attributes(call: Call, x: Any) -> Any:
-    return _clip(x, call.float("min") if call.has("min") else None, call.float("max") if call.has("max") else None)
+    return _clip(x, call.number("min") if call.has("min") else None, call.number("max") if call.has("max") else None)
 
 
 @lowers("Clip", since=11)

@@ -16,10 +16,10 @@ from targets.xla.lowering.values import Unknown, Unsupported, dims_from, ints_fr
 def constant(call: Call) -> Any:
     for name, dtype in (("value_int", np.int64), ("value_float", np.float32)):
         if call.has(name):
-            return np.asarray(call.int(name) if dtype is np.int64 else call.float(name), dtype)
+            return np.asarray(call.integer(name) if dtype is np.int64 else call.number(name), dtype)
     for name, dtype in (("value_ints", np.int64), ("value_floats", np.float32)):
         if call.has(name):
-            return np.asarray(call.ints(name) if dtype is np.int64 else call.floats(name), dtype)
+            return np.asarray(call.integers(name) if dtype is np.int64 else call.numbers(name), dtype)
     value = call.tensor("value")
     if value is None or value.dtype.kind in "OSU":
         raise Unsupported("a constant that is a string or sparse")
@@ -55,8 +55,8 @@ def range_(call: Call, start: Any, limit: Any, delta: Any) -> Any:
 def eye_like(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    dtype = call.dtype(call.int("dtype")) if call.has("dtype") else x.dtype
-    return jnp.eye(x.shape[0], x.shape[1], k=call.int("k"), dtype=dtype)
+    dtype = call.dtype(call.integer("dtype")) if call.has("dtype") else x.dtype
+    return jnp.eye(x.shape[0], x.shape[1], k=call.integer("k"), dtype=dtype)
 
 
 def _window(call: Call, size: Any, weights: tuple[float, ...]) -> Any:
@@ -64,10 +64,10 @@ def _window(call: Call, size: Any, weights: tuple[float, ...]) -> Any:
     import jax.numpy as jnp
 
     count = ints_from(size, "the size")[0]
-    length = count if call.int("periodic", 1) else count - 1
+    length = count if call.integer("periodic", 1) else count - 1
     angle = 2 * np.pi * np.arange(count, dtype=np.float64) / max(length, 1)
     total = sum((-1) ** order * weight * np.cos(order * angle) for order, weight in enumerate(weights))
-    return jnp.asarray(total, call.dtype(call.int("output_datatype", 1)))
+    return jnp.asarray(total, call.dtype(call.integer("output_datatype", 1)))
 
 
 @lowers("HannWindow", since=17, host=(0,))
@@ -108,4 +108,4 @@ def mel_weight_matrix(call: Call, bin_count: Any, transform_length: Any, sample_
         if upper > centre:
             falling = np.arange(centre, upper)
             matrix[falling, column] = (upper - falling) / (upper - centre)
-    return jnp.asarray(matrix, call.dtype(call.int("output_datatype", 1)))
+    return jnp.asarray(matrix, call.dtype(call.integer("output_datatype", 1)))

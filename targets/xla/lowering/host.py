@@ -24,7 +24,7 @@ def _tidy(result: Any, like: _Array) -> _Array:
     result = np.asarray(result)
     if result.dtype == object:
         return object_array(list(result.reshape(-1)), result.shape)
-    return result.astype(like.dtype) if like.dtype != object else result.astype(np.int64)
+    return np.asarray(result, dtype=np.int64 if like.dtype == object else like.dtype)
 
 
 def _is_integer(*values: _Array) -> bool:
@@ -59,7 +59,7 @@ _arithmetic("Div", _divided)
 
 @on_host("Mod")
 def modulo(call: Call, a: _Array, b: _Array) -> Any:
-    if not _is_wide(a, b) or call.int("fmod"):
+    if not _is_wide(a, b) or call.integer("fmod"):
         return NotImplemented
     return _tidy(a % b, a)
 
@@ -131,7 +131,7 @@ def same(call: Call, x: _Array) -> Any:
 def cast(call: Call, x: _Array) -> Any:
     import onnx_ir as ir
 
-    kind = ir.DataType(call.int("to"))
+    kind = ir.DataType(call.integer("to"))
     if is_symbolic(x):
         return x if kind in (ir.DataType.INT64, ir.DataType.INT32) else NotImplemented
     if x.dtype.kind not in "iub" or kind not in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT):
@@ -141,12 +141,12 @@ def cast(call: Call, x: _Array) -> Any:
 
 @on_host("Concat")
 def concat(call: Call, *values: _Array) -> Any:
-    return _tidy(np.concatenate(values, axis=call.int("axis")), values[0])
+    return _tidy(np.concatenate(values, axis=call.integer("axis")), values[0])
 
 
 @on_host("Gather")
 def gather(call: Call, x: _Array, indices: _Array) -> Any:
-    return _tidy(np.take(x, indices.astype(np.int64), axis=call.int("axis")), x)
+    return _tidy(np.take(x, indices.astype(np.int64), axis=call.integer("axis")), x)
 
 
 @on_host("Slice")
@@ -158,7 +158,7 @@ def slice_(call: Call, x: _Array, *bounds: Any) -> Any:
 
 
 def _axes(call: Call, given: tuple[Any, ...]) -> list[int] | None:
-    return ints_from(given[0], "the axes") if given and given[0] is not None else call.ints("axes")
+    return ints_from(given[0], "the axes") if given and given[0] is not None else call.integers("axes")
 
 
 @on_host("Squeeze")
@@ -175,20 +175,20 @@ def unsqueeze(call: Call, x: _Array, *axes: Any) -> Any:
 @on_host("Reshape")
 def reshape(call: Call, x: _Array, shape: _Array) -> Any:
     wanted = ints_from(shape, "the new shape")
-    return x.reshape(target_shape(tuple(wanted), x.shape, allow_zero=bool(call.int("allowzero"))))
+    return x.reshape(target_shape(tuple(wanted), x.shape, allow_zero=bool(call.integer("allowzero"))))
 
 
 @on_host("Transpose")
 def transpose(call: Call, x: _Array) -> Any:
-    return np.transpose(x, call.ints("perm"))
+    return np.transpose(x, call.integers("perm"))
 
 
 @on_host("Split")
 def split(call: Call, x: _Array, *sizes: Any) -> Any:
-    given = ints_from(sizes[0], "the sizes") if sizes and sizes[0] is not None else call.ints("split")
+    given = ints_from(sizes[0], "the sizes") if sizes and sizes[0] is not None else call.integers("split")
     if given is None:
         return NotImplemented
-    return tuple(np.split(x, np.cumsum(given)[:-1], axis=call.int("axis")))
+    return tuple(np.split(x, np.cumsum(given)[:-1], axis=call.integer("axis")))
 
 
 @on_host("ReduceProd")
@@ -203,10 +203,10 @@ def total(call: Call, x: _Array, *axes: Any) -> Any:
 
 def _reduced(call: Call, x: _Array, axes: tuple[Any, ...], function: Callable[..., Any]) -> Any:
     chosen_axes = _axes(call, axes)
-    if not _is_wide(x) or (not chosen_axes and call.int("noop_with_empty_axes")):
+    if not _is_wide(x) or (not chosen_axes and call.integer("noop_with_empty_axes")):
         return NotImplemented
     return _tidy(
-        function(x, axis=tuple(chosen_axes) if chosen_axes else None, keepdims=bool(call.int("keepdims", 1))), x
+        function(x, axis=tuple(chosen_axes) if chosen_axes else None, keepdims=bool(call.integer("keepdims", 1))), x
     )
 
 
@@ -231,4 +231,4 @@ def constant_of_shape(call: Call, shape: _Array) -> Any:
 def range_(call: Call, start: _Array, limit: _Array, delta: _Array) -> Any:
     if not all(value.dtype.kind in "iu" for value in (start, limit, delta)):
         return NotImplemented
-    return np.arange(start.reshape(()), limit.reshape(()), delta.reshape(()), dtype=start.dtype)
+    return np.arange(int(start.item()), int(limit.item()), int(delta.item()), dtype=start.dtype)

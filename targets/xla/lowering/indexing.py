@@ -25,7 +25,7 @@ def _wrapped(indices: Any, size: Any) -> Any:
 def gather(call: Call, x: Any, indices: Any) -> Any:
     import jax.numpy as jnp
 
-    axis = call.int("axis") % x.ndim
+    axis = call.integer("axis") % x.ndim
     return jnp.take(x, _wrapped(indices, x.shape[axis]), axis=axis, mode="clip")
 
 
@@ -33,7 +33,7 @@ def gather(call: Call, x: Any, indices: Any) -> Any:
 def gather_elements(call: Call, x: Any, indices: Any) -> Any:
     import jax.numpy as jnp
 
-    axis = call.int("axis") % x.ndim
+    axis = call.integer("axis") % x.ndim
     x = jnp.asarray(x)
     indices = jnp.asarray(_wrapped(indices, x.shape[axis]))
     return x[_element_index(indices, axis)]
@@ -59,7 +59,7 @@ def gather_nd(call: Call, x: Any, indices: Any) -> Any:
         columns = [_wrapped(index[..., column], data.shape[column]) for column in range(index.shape[-1])]
         return data[tuple(columns)]
 
-    for _ in range(call.int("batch_dims")):
+    for _ in range(call.integer("batch_dims")):
         gather_one = jax.vmap(gather_one)
     return gather_one(x, indices)
 
@@ -68,7 +68,7 @@ def gather_nd(call: Call, x: Any, indices: Any) -> Any:
 def scatter_elements(call: Call, x: Any, indices: Any, updates: Any) -> Any:
     import jax.numpy as jnp
 
-    axis = call.int("axis") % x.ndim
+    axis = call.integer("axis") % x.ndim
     x = jnp.asarray(x)
     where = _element_index(jnp.asarray(_wrapped(indices, x.shape[axis])), axis)
     return _placed(x, where, updates, call.text("reduction", "none"))
@@ -100,7 +100,7 @@ def tensor_scatter(call: Call, past: Any, update: Any, write_indices: Any = None
     from jax import lax
 
     past, update = jnp.asarray(past), jnp.asarray(update)
-    axis = call.int("axis", -2) % past.ndim
+    axis = call.integer("axis", -2) % past.ndim
     start = jnp.zeros((past.shape[0],), jnp.int64) if write_indices is None else jnp.asarray(write_indices)
     position = lax.broadcasted_iota(start.dtype, update.shape, axis)
     position = position + start.reshape([-1] + [1] * (past.ndim - 1))
@@ -116,7 +116,7 @@ def one_hot(call: Call, indices: Any, depth: Any, values: Any) -> Any:
 
     size = ints_from(depth, "the depth")[0]
     indices = _wrapped(jnp.asarray(indices), size)
-    axis = call.int("axis", -1) % (indices.ndim + 1)
+    axis = call.integer("axis", -1) % (indices.ndim + 1)
     classes = jnp.arange(size, dtype=indices.dtype).reshape(
         [-1 if dim == axis else 1 for dim in range(indices.ndim + 1)]
     )
@@ -132,13 +132,13 @@ def triangle(call: Call, x: Any, k: Any = None) -> Any:
     offset = 0 if k is None else ints_from(k, "the diagonal")[0]
     rows = lax.broadcasted_iota(jnp.int64, x.shape, x.ndim - 2)
     columns = lax.broadcasted_iota(jnp.int64, x.shape, x.ndim - 1)
-    kept = columns - rows >= offset if call.int("upper", 1) else columns - rows <= offset
+    kept = columns - rows >= offset if call.integer("upper", 1) else columns - rows <= offset
     return jnp.where(kept, x, jnp.zeros((), x.dtype))
 
 
 @lowers("TopK", since=1)
 def top_k_by_attribute(call: Call, x: Any) -> Any:
-    return _top_k(call, x, call.int("k"))
+    return _top_k(call, x, call.integer("k"))
 
 
 @lowers("TopK", since=10, host=(1,))
@@ -152,9 +152,9 @@ def _top_k(call: Call, x: Any, k: int) -> Any:
     from jax import lax
 
     x = jnp.asarray(x)
-    axis = call.int("axis", -1) % x.ndim
+    axis = call.integer("axis", -1) % x.ndim
     order = lax.broadcasted_iota(jnp.int64, x.shape, axis)
-    largest = bool(call.int("largest", 1))
+    largest = bool(call.integer("largest", 1))
     key = _descending(x) if largest else x
     sorted_key, positions = lax.sort((key, order), dimension=axis, num_keys=1, is_stable=True)
     del sorted_key
@@ -176,7 +176,7 @@ def reverse_sequence(call: Call, x: Any, lengths: Any) -> Any:
     from jax import lax
 
     x = jnp.asarray(x)
-    time, batch = call.int("time_axis", 0), call.int("batch_axis", 1)
+    time, batch = call.integer("time_axis", 0), call.integer("batch_axis", 1)
     step = lax.broadcasted_iota(jnp.int64, x.shape, time)
     length = jnp.reshape(jnp.asarray(lengths), [-1 if dim == batch else 1 for dim in range(x.ndim)])
     return jnp.take_along_axis(x, jnp.where(step < length, length - 1 - step, step), axis=time)
@@ -195,7 +195,7 @@ def compress(call: Call, x: Any, condition: Any) -> Any:
     kept = np.nonzero(np.asarray(condition))[0]
     if not call.has("axis"):
         return jnp.take(jnp.reshape(x, -1), kept)
-    return jnp.take(x, kept, axis=call.int("axis"))
+    return jnp.take(x, kept, axis=call.integer("axis"))
 
 
 @lowers("Unique", since=11, host=(0,))
@@ -203,10 +203,10 @@ def unique(call: Call, x: Any) -> Any:
     """Return the distinct elements or slices of a value known at trace time, sorted or by first appearance."""
     if not is_host(x):
         raise Unknown("the number of distinct elements depends on the data")
-    axis = call.int("axis") if call.has("axis") else None
+    axis = call.integer("axis") if call.has("axis") else None
     values, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True, axis=axis)
     inverse = inverse.reshape(-1)
-    if not call.int("sorted", 1):
+    if not call.integer("sorted", 1):
         order = np.argsort(first)
         values, first, counts = np.take(values, order, axis=axis or 0), first[order], counts[order]
         inverse = np.argsort(order)[inverse]

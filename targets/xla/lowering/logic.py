@@ -77,7 +77,7 @@ def is_nan(call: Call, x: Any) -> Any:
 def is_inf(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    positive, negative = bool(call.int("detect_positive", 1)), bool(call.int("detect_negative", 1))
+    positive, negative = bool(call.integer("detect_positive", 1)), bool(call.integer("detect_negative", 1))
     found = jnp.zeros(jnp.shape(x), dtype=bool)
     if positive:
         found = found | jnp.isposinf(x)

@@ -14,7 +14,7 @@ def negative_log_likelihood(call: Call, x: Any, target: Any, weight: Any = None)
     import jax.numpy as jnp
 
     target = jnp.asarray(target)
-    ignored = target == call.int("ignore_index") if call.has("ignore_index") else jnp.zeros(target.shape, bool)
+    ignored = target == call.integer("ignore_index") if call.has("ignore_index") else jnp.zeros(target.shape, bool)
     index = jnp.where(ignored, 0, target)
     index = jnp.where(index < 0, index + x.shape[1], index)
     loss = -jnp.squeeze(jnp.take_along_axis(x, jnp.expand_dims(index, 1), axis=1), 1)

@@ -26,9 +26,9 @@ def matmul(call: Call, a: Any, b: Any) -> Any:
 @lowers("Gemm", since=7, takes_quantized=True)
 def gemm(call: Call, a: Any, b: Any, c: Any = None) -> Any:
     """Return alpha * A' B' + beta * C, where ' is transposition if asked for."""
-    alpha, beta = call.float("alpha", 1.0), call.float("beta", 1.0)
-    a = _transposed(a) if call.int("transA") else a
-    b = _transposed(b) if call.int("transB") else b
+    alpha, beta = call.number("alpha", 1.0), call.number("beta", 1.0)
+    a = _transposed(a) if call.integer("transA") else a
+    b = _transposed(b) if call.integer("transB") else b
     product = matmul(call, a, b)
     if alpha != 1.0:
         product = (product * alpha).astype(product.dtype)
@@ -64,7 +64,7 @@ def determinant(call: Call, x: Any) -> Any:
 def fused_matmul(call: Call, a: Any, b: Any) -> Any:
     import jax.numpy as jnp
 
-    a = jnp.swapaxes(a, -1, -2) if call.int("transA") else a
-    b = jnp.swapaxes(b, -1, -2) if call.int("transB") else b
+    a = jnp.swapaxes(a, -1, -2) if call.integer("transA") else a
+    b = jnp.swapaxes(b, -1, -2) if call.integer("transB") else b
     product = jnp.matmul(a, b)
-    return (product * call.float("alpha", 1.0)).astype(product.dtype)
+    return (product * call.number("alpha", 1.0)).astype(product.dtype)

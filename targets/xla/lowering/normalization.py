@@ -38,14 +38,14 @@ def batch_normalization(call: Call, x: Any, scale: Any, bias: Any, mean: Any, va
     import jax.numpy as jnp
     from jax import lax
 
-    wide, epsilon = _wide(x), call.float("epsilon", 1e-5)
-    if not call.int("training_mode"):
+    wide, epsilon = _wide(x), call.number("epsilon", 1e-5)
+    if not call.integer("training_mode"):
         factor = _wide(scale) * lax.rsqrt(_wide(variance) + epsilon)
         offset = _wide(bias) - _wide(mean) * factor
         return (wide * _by_channel(factor, x.ndim) + _by_channel(offset, x.ndim)).astype(x.dtype)
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
     seen_mean, seen_variance = jnp.mean(wide, axis=axes), jnp.var(wide, axis=axes)
-    momentum = call.float("momentum", 0.9)
+    momentum = call.number("momentum", 0.9)
     factor = _wide(scale) * lax.rsqrt(seen_variance + epsilon)
     y = (wide - _by_channel(seen_mean, x.ndim)) * _by_channel(factor, x.ndim) + _by_channel(_wide(bias), x.ndim)
     running_mean = mean * momentum + seen_mean * (1 - momentum)
@@ -57,8 +57,8 @@ def batch_normalization(call: Call, x: Any, scale: Any, bias: Any, mean: Any, va
 def layer_normalization(call: Call, x: Any, scale: Any, bias: Any = None) -> Any:
     """Return x standardized over the axes from `axis` on, and the mean and inverse deviation where wanted."""
     wide = _wide(x)
-    axes = range(call.int("axis", -1) % x.ndim, x.ndim)
-    normed, mean, inverse = _standardized(wide, axes, call.float("epsilon", 1e-5))
+    axes = range(call.integer("axis", -1) % x.ndim, x.ndim)
+    normed, mean, inverse = _standardized(wide, axes, call.number("epsilon", 1e-5))
     # The specification rounds to the tensor's type before it scales.
     y = normed.astype(x.dtype) * scale
     y = (y if bias is None else y + bias).astype(x.dtype)
@@ -69,7 +69,7 @@ def layer_normalization(call: Call, x: Any, scale: Any, bias: Any = None) -> Any
 def skip_layer_normalization(call: Call, x: Any, skip: Any, gamma: Any, beta: Any = None, bias: Any = None) -> Any:
     """Return LayerNormalization(x + skip + bias) over the last axis; the fourth output is that sum."""
     total = x + skip if bias is None else x + skip + bias
-    normed, mean, inverse = _standardized(_wide(total), [x.ndim - 1], call.float("epsilon", 1e-5))
+    normed, mean, inverse = _standardized(_wide(total), [x.ndim - 1], call.number("epsilon", 1e-5))
     y = normed.astype(x.dtype) * gamma
     y = (y if beta is None else y + beta).astype(x.dtype)
     return (y, mean, inverse, total)[: call.output_count] if call.output_count > 1 else y
@@ -81,21 +81,21 @@ def rms_normalization(call: Call, x: Any, scale: Any) -> Any:
     from jax import lax
 
     wide = _wide(x)
-    axes = tuple(range(call.int("axis", -1) % x.ndim, x.ndim))
-    inverse = lax.rsqrt(jnp.mean(wide * wide, axis=axes, keepdims=True) + call.float("epsilon", 1e-5))
+    axes = tuple(range(call.integer("axis", -1) % x.ndim, x.ndim))
+    inverse = lax.rsqrt(jnp.mean(wide * wide, axis=axes, keepdims=True) + call.number("epsilon", 1e-5))
     return ((wide * inverse).astype(x.dtype) * scale).astype(x.dtype)
 
 
 @lowers("InstanceNormalization", since=6)
 def instance_normalization(call: Call, x: Any, scale: Any, bias: Any) -> Any:
-    normed, _, _ = _standardized(_wide(x), range(2, x.ndim), call.float("epsilon", 1e-5))
+    normed, _, _ = _standardized(_wide(x), range(2, x.ndim), call.number("epsilon", 1e-5))
     return (normed * _by_channel(_wide(scale), x.ndim) + _by_channel(_wide(bias), x.ndim)).astype(x.dtype)
 
 
 @lowers("GroupNormalization", since=18)
 def group_normalization_by_group(call: Call, x: Any, scale: Any, bias: Any) -> Any:
     """Return the group normalization of opset 18, whose scale and bias are [groups]."""
-    groups = call.int("num_groups")
+    groups = call.integer("num_groups")
     per_group = x.shape[1] // groups
     import jax.numpy as jnp
 
@@ -108,10 +108,10 @@ def group_normalization(call: Call, x: Any, scale: Any, bias: Any) -> Any:
 
 
 def _group_norm(call: Call, x: Any, scale: Any, bias: Any) -> Any:
-    groups = call.int("num_groups")
+    groups = call.integer("num_groups")
     wide = _wide(x)
     grouped = wide.reshape((x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
-    normed, _, _ = _standardized(grouped, range(2, grouped.ndim), call.float("epsilon", 1e-5))
+    normed, _, _ = _standardized(grouped, range(2, grouped.ndim), call.number("epsilon", 1e-5))
     normed = normed.reshape(x.shape)
     return (normed * _by_channel(_wide(scale), x.ndim) + _by_channel(_wide(bias), x.ndim)).astype(x.dtype)
 
@@ -120,7 +120,7 @@ def _group_norm(call: Call, x: Any, scale: Any, bias: Any) -> Any:
 def mean_variance_normalization(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    axes = tuple(axis % x.ndim for axis in call.ints("axes") or [0, 2, 3])
+    axes = tuple(axis % x.ndim for axis in call.integers("axes") or [0, 2, 3])
     mean = jnp.mean(x, axis=axes, keepdims=True)
     deviation = jnp.sqrt(jnp.mean((x - mean) ** 2, axis=axes, keepdims=True))
     return (x - mean) / (deviation + 1e-9)
@@ -130,8 +130,8 @@ def mean_variance_normalization(call: Call, x: Any) -> Any:
 def lp_normalization(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    axis = call.int("axis", -1)
-    if call.int("p", 2) == 1:
+    axis = call.integer("axis", -1)
+    if call.integer("p", 2) == 1:
         norm = jnp.sum(jnp.abs(x), axis=axis, keepdims=True)
     else:
         norm = jnp.sqrt(jnp.sum(x * x, axis=axis, keepdims=True))
@@ -143,7 +143,7 @@ def local_response_normalization(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
     from jax import lax
 
-    size = call.int("size")
+    size = call.integer("size")
     before = (size - 1) // 2
     pads = [(0, 0), (before, size - 1 - before)] + [(0, 0)] * (x.ndim - 2)
     squares = lax.reduce_window(
@@ -154,8 +154,8 @@ def local_response_normalization(call: Call, x: Any) -> Any:
         window_strides=(1,) * x.ndim,
         padding=pads,
     )
-    base = call.float("bias", 1.0) + call.float("alpha", 1e-4) / size * squares
-    return (x / base ** call.float("beta", 0.75)).astype(x.dtype)
+    base = call.number("bias", 1.0) + call.number("alpha", 1e-4) / size * squares
+    return (x / base ** call.number("beta", 0.75)).astype(x.dtype)
 
 
 def _soft(call: Call, x: Any, *, log: bool) -> Any:
@@ -163,9 +163,9 @@ def _soft(call: Call, x: Any, *, log: bool) -> Any:
 
     function = jax.nn.log_softmax if log else jax.nn.softmax
     if call.opset >= 13:
-        return function(_wide(x), axis=call.int("axis", -1)).astype(x.dtype)
+        return function(_wide(x), axis=call.integer("axis", -1)).astype(x.dtype)
     # Before opset 13 the tensor is one matrix, split at `axis`.
-    axis = call.int("axis", 1) % x.ndim
+    axis = call.integer("axis", 1) % x.ndim
     return function(_wide(x), axis=tuple(range(axis, x.ndim))).astype(x.dtype)
 
 
@@ -186,7 +186,7 @@ def hardmax(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
     if call.opset < 13:
-        axis = call.int("axis", 1) % x.ndim
+        axis = call.integer("axis", 1) % x.ndim
         if not all(isinstance(size, int) for size in x.shape):
             raise Unsupported("Hardmax before opset 13 over symbolic dimensions")
         rows = 1
@@ -194,5 +194,5 @@ def hardmax(call: Call, x: Any) -> Any:
             rows *= size
         flat = jnp.reshape(x, (rows, -1))
         return jax.nn.one_hot(jnp.argmax(flat, axis=1), flat.shape[1], dtype=x.dtype).reshape(x.shape)
-    axis = call.int("axis", -1) % x.ndim
+    axis = call.integer("axis", -1) % x.ndim
     return jax.nn.one_hot(jnp.argmax(x, axis=axis), x.shape[axis], axis=axis, dtype=x.dtype)

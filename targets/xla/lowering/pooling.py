@@ -31,8 +31,8 @@ def _pool(x: Any, initial: Any, combine: Callable[..., Any], window: Window, ext
 
 
 def _window(call: Call, x: Any) -> tuple[Window, list[Any]]:
-    window = window_of(call, x.shape[2:], call.ints("kernel_shape") or [])
-    return window, ceil_extra(window, x.shape[2:]) if call.int("ceil_mode") else [0] * (x.ndim - 2)
+    window = window_of(call, x.shape[2:], call.integers("kernel_shape") or [])
+    return window, ceil_extra(window, x.shape[2:]) if call.integer("ceil_mode") else [0] * (x.ndim - 2)
 
 
 @lowers("MaxPool", since=1)
@@ -56,7 +56,7 @@ def _indices(call: Call, x: Any, initial: Any, window: Window, extra: list[Any])
     if not all(isinstance(size, int) for size in x.shape):
         raise Unsupported("the indices of MaxPool over symbolic dimensions")
     order = jnp.arange(x.size, dtype=jnp.int64).reshape(x.shape)
-    if call.int("storage_order"):
+    if call.integer("storage_order"):
         rank = x.ndim - 2
         per_plane = 1
         for size in x.shape[2:]:
@@ -93,7 +93,7 @@ def average_pool(call: Call, x: Any) -> Any:
     zero = jnp.zeros((), x.dtype)
     total = _pool(x, zero, lax.add, window, extra)
     ones = jnp.ones((1, 1, *x.shape[2:]), x.dtype)
-    if call.int("count_include_pad"):
+    if call.integer("count_include_pad"):
         grown = [(low, high) for low, high in window.pads]
         ones = lax.pad(ones, jnp.ones((), x.dtype), [(0, 0, 0), (0, 0, 0), *((low, high, 0) for low, high in grown)])
         unpadded = Window(window.kernel, window.strides, window.dilations, [(0, 0)] * len(window.pads))
@@ -108,7 +108,7 @@ def lp_pool(call: Call, x: Any) -> Any:
 
     x = jnp.asarray(x)
     window, extra = _window(call, x)
-    p = call.int("p", 2)
+    p = call.integer("p", 2)
     total = _pool(jnp.abs(x) ** p, jnp.zeros((), x.dtype), lax.add, window, extra)
     return (total ** (1.0 / p)).astype(x.dtype)
 
@@ -135,7 +135,7 @@ def global_max_pool(call: Call, x: Any) -> Any:
 def global_lp_pool(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    p = call.int("p", 2)
+    p = call.integer("p", 2)
     return (jnp.sum(jnp.abs(x) ** p, axis=_spatial(x), keepdims=True) ** (1.0 / p)).astype(x.dtype)
 
 
@@ -146,9 +146,9 @@ def max_unpool(call: Call, x: Any, indices: Any, output_shape: Any = None) -> An
 
     from targets.xla.lowering.values import dims_from
 
-    kernel = call.ints("kernel_shape") or []
+    kernel = call.integers("kernel_shape") or []
     rank = len(kernel)
-    strides, pads = call.ints("strides") or [1] * rank, call.ints("pads") or [0] * (2 * rank)
+    strides, pads = call.integers("strides") or [1] * rank, call.integers("pads") or [0] * (2 * rank)
     inferred = [
         (size - 1) * strides[axis] + kernel[axis] - pads[axis] - pads[axis + rank]
         for axis, size in enumerate(x.shape[2:])

@@ -67,10 +67,9 @@ class Program:
             return jnp.zeros(())
         array = jnp.asarray(on_device(actual))
         kind = declared.dtype
-        wanted = kind.numpy() if kind is not None and kind is not ir.DataType.UNDEFINED else None
-        if wanted is None:
-            wanted = np.float32 if array.dtype == self.float_type else array.dtype
-        return array.astype(wanted)
+        if kind is not None and kind is not ir.DataType.UNDEFINED:
+            return array.astype(kind.numpy())
+        return array.astype(np.float32) if array.dtype == self.float_type else array
 
 
 def narrowed(value: Any, float_type: Any) -> Any:
@@ -140,8 +139,8 @@ class _Scope:
         lowering = find_lowering(node.op_type, node.domain, version)
         if lowering is None:
             raise _NodeFailed(node, unsupported_reason(node.domain, node.op_type, version))
-        if node.op_type == "Constant" and node.outputs[0].name in self.weights:
-            return (self.weights[node.outputs[0].name],)
+        if node.op_type == "Constant" and (name := str(node.outputs[0].name)) in self.weights:
+            return (self.weights[name],)
         try:
             return self._lowered(node, lowering, version, inputs)
         except (Unknown, Unsupported) as error:

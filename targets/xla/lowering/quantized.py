@@ -26,14 +26,16 @@ def quantize(call: Call, x: Any, scale: Any, zero_point: Any = None) -> Any:
     if zero_point is not None:
         dtype = np.dtype(zero_point.dtype)
     else:
-        dtype = np.dtype(call.dtype(call.int("output_dtype"))) if call.int("output_dtype") else np.dtype(np.uint8)
+        dtype = (
+            np.dtype(call.dtype(call.integer("output_dtype"))) if call.integer("output_dtype") else np.dtype(np.uint8)
+        )
     # Without a precision attribute the division is done in the scale's type; float32 is never less exact.
     wide = jnp.result_type(x.dtype, scale.dtype, jnp.float32)
     step, zero = _parameters(call, x, scale, zero_point)
     divided = x.astype(wide) / step.astype(wide)
     if dtype.name.startswith("float8"):
         shifted = divided if zero is None else divided + zero.astype(wide)
-        return converted(shifted, dtype, saturate=bool(call.int("saturate", 1)))
+        return converted(shifted, dtype, saturate=bool(call.integer("saturate", 1)))
     if dtype.name not in _RANGES and dtype.name not in _NARROW:
         raise Unsupported(f"quantization to {dtype.name}")
     low, high = {**_RANGES, **_NARROW}[dtype.name]
@@ -46,8 +48,8 @@ def _parameters(call: Call, x: Any, scale: Any, zero_point: Any) -> tuple[Any, A
     """Return scale and zero point shaped to broadcast over x: per tensor, per axis, or per block of an axis."""
     import jax.numpy as jnp
 
-    block = call.int("block_size")
-    axis = call.int("axis", 1)
+    block = call.integer("block_size")
+    axis = call.integer("axis", 1)
     if not block:
         zero = None if zero_point is None else spread(jnp.asarray(zero_point), axis, x.ndim)
         return spread(scale, axis, x.ndim), zero
@@ -66,14 +68,14 @@ def dequantize(call: Call, x: Any, scale: Any, zero_point: Any = None) -> Any:
     """Return (x - zero_point) * scale: lazily, but for blocks."""
     import jax.numpy as jnp
 
-    if call.int("output_dtype"):
-        float_type = call.dtype(call.int("output_dtype"))
+    if call.integer("output_dtype"):
+        float_type = call.dtype(call.integer("output_dtype"))
     else:
         float_type = call.float_type if scale.dtype == np.float32 else scale.dtype
-    if not call.int("block_size"):
+    if not call.integer("block_size"):
         if zero_point is not None and np.size(zero_point) == 1 and scale.size > 1:
             zero_point = None if isinstance(zero_point, np.ndarray) and not zero_point.any() else zero_point
-        axis = call.int("axis", 1) % max(x.ndim, 1)
+        axis = call.integer("axis", 1) % max(x.ndim, 1)
         return Dequantized(x, scale, zero_point, axis, float_type)
     x = jnp.asarray(x)
     step, zero = _parameters(call, x, jnp.asarray(scale), zero_point)
@@ -130,7 +132,7 @@ def convolution_integer(call: Call, x: Any, w: Any, zero_x: Any = None, zero_w: 
         padding=window.pads,
         rhs_dilation=window.dilations,
         dimension_numbers=numbers(x.ndim),
-        feature_group_count=call.int("group", 1),
+        feature_group_count=call.integer("group", 1),
     )
 
 

@@ -60,7 +60,7 @@ def _directions(call: Call, gates: int, default: list[str], weights: tuple[Any, 
     kind = call.text("direction", "forward")
     count = 2 if kind == "bidirectional" else 1
     names = call.texts("activations") or default * count
-    alphas, betas = call.floats("activation_alpha") or [], call.floats("activation_beta") or []
+    alphas, betas = call.numbers("activation_alpha") or [], call.numbers("activation_beta") or []
     each = len(default)
     found = []
     for number in range(count):
@@ -73,7 +73,7 @@ def _directions(call: Call, gates: int, default: list[str], weights: tuple[Any, 
             for index in range(number * each, (number + 1) * each)
         ]
         zeros = jnp.zeros((w.shape[1],), w.dtype)
-        half = gates * call.int("hidden_size", r.shape[2])
+        half = gates * call.integer("hidden_size", r.shape[2])
         bias_w = zeros if bias is None else bias[number][:half]
         bias_r = zeros if bias is None else bias[number][half:]
         hole = None if peepholes is None else peepholes[number]
@@ -99,7 +99,8 @@ def _run(
     from jax import lax
 
     steps = x.shape[0]
-    outputs, finals = [], [[] for _ in states]
+    outputs: list[Any] = []
+    finals: list[list[Any]] = [[] for _ in states]
     index = jnp.arange(steps, dtype=jnp.int64)
     for number, direction in enumerate(directions):
         step = make_step(direction)
@@ -134,7 +135,7 @@ def _recurrent(
     """Return Y [S, D, B, H] and the final states [D, B, H], batch first with layout=1."""
     import jax.numpy as jnp
 
-    batch_first = bool(call.int("layout"))
+    batch_first = bool(call.integer("layout"))
     x = jnp.asarray(x)
     x = jnp.swapaxes(x, 0, 1) if batch_first else x
     hidden = directions[0].r.shape[1]
@@ -155,7 +156,7 @@ def _recurrent(
 def _clipped(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    limit = call.float("clip")
+    limit = call.number("clip")
     return jnp.clip(x, -limit, limit) if limit else x
 
 
@@ -185,7 +186,7 @@ def lstm(
             gates = inputs + old_hidden @ direction.r.T + direction.bias_r  # [B, 4*H]
             i, o, forget, c = jnp.split(gates, 4, axis=-1)
             i = f(_clipped(call, i + hole_i * old_cell))
-            forget = 1 - i if call.int("input_forget") else f(_clipped(call, forget + hole_f * old_cell))
+            forget = 1 - i if call.integer("input_forget") else f(_clipped(call, forget + hole_f * old_cell))
             new_cell = forget * old_cell + i * g(_clipped(call, c))
             o = f(_clipped(call, o + hole_o * new_cell))
             return (o * h(new_cell)).astype(inputs.dtype), new_cell.astype(inputs.dtype)
@@ -212,7 +213,7 @@ def gru(call: Call, x: Any, w: Any, r: Any, bias: Any = None, lengths: Any = Non
             size = old.shape[-1]
             z, reset = jnp.split(inputs[..., : 2 * size] + old @ r_gates.T + b_gates, 2, axis=-1)
             z, reset = f(_clipped(call, z)), f(_clipped(call, reset))
-            if call.int("linear_before_reset"):
+            if call.integer("linear_before_reset"):
                 inner = reset * (old @ r_hidden.T + b_hidden)
             else:
                 inner = (reset * old) @ r_hidden.T + b_hidden

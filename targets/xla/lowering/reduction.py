@@ -115,8 +115,8 @@ def _by_attribute(function: _Reduce) -> Callable[[Call, Any], Any]:
     def lower(call: Call, x: Any) -> Any:
         import jax.numpy as jnp
 
-        axes = call.ints("axes")
-        return function(jnp.asarray(x), _axes(axes, x.ndim), bool(call.int("keepdims", 1)))
+        axes = call.integers("axes")
+        return function(jnp.asarray(x), _axes(axes, x.ndim), bool(call.integer("keepdims", 1)))
 
     return lower
 
@@ -126,10 +126,10 @@ def _by_input(function: _Reduce) -> Callable[..., Any]:
         import jax.numpy as jnp
 
         chosen = None if axes is None else ints_from(axes, "the axes")
-        if not chosen and call.int("noop_with_empty_axes"):
+        if not chosen and call.integer("noop_with_empty_axes"):
             # ONNX applies the element-wise part (square, absolute value, log) even when nothing is reduced.
             return function(jnp.asarray(x)[None], (0,), False)
-        return function(jnp.asarray(x), _axes(chosen, x.ndim), bool(call.int("keepdims", 1)))
+        return function(jnp.asarray(x), _axes(chosen, x.ndim), bool(call.integer("keepdims", 1)))
 
     return lower
 
@@ -160,9 +160,9 @@ def arg_min(call: Call, x: Any) -> Any:
 def _arg(call: Call, x: Any, find: Callable[..., Any]) -> Any:
     import jax.numpy as jnp
 
-    axis = call.int("axis") % x.ndim
-    keep = bool(call.int("keepdims", 1))
-    if not call.int("select_last_index"):
+    axis = call.integer("axis") % x.ndim
+    keep = bool(call.integer("keepdims", 1))
+    if not call.integer("select_last_index"):
         return find(x, axis=axis, keepdims=keep).astype(jnp.int64)
     return x.shape[axis] - 1 - find(jnp.flip(x, axis), axis=axis, keepdims=keep).astype(jnp.int64)
 
@@ -187,10 +187,10 @@ def _cumulative(call: Call, x: Any, axis: int, function: Callable[..., Any], neu
 
     x = jnp.asarray(x)
     axis %= x.ndim
-    if call.int("reverse"):
+    if call.integer("reverse"):
         x = jnp.flip(x, axis)
     result = function(x, axis=axis, dtype=x.dtype)
-    if call.int("exclusive"):
+    if call.integer("exclusive"):
         pads = [(1, -1, 0) if position == axis else (0, 0, 0) for position in range(x.ndim)]
         result = lax.pad(result, jnp.asarray(neutral, x.dtype), pads)
-    return jnp.flip(result, axis) if call.int("reverse") else result
+    return jnp.flip(result, axis) if call.integer("reverse") else result

@@ -32,7 +32,7 @@ class _Rule:
 
 @lowers("Upsample", since=7)
 def upsample_by_attributes(call: Call, x: Any) -> Any:
-    return upsample(call, x, np.asarray(call.floats("scales"), np.float32))
+    return upsample(call, x, np.asarray(call.numbers("scales"), np.float32))
 
 
 @lowers("Upsample", since=9, host=(1,))
@@ -52,12 +52,12 @@ def resize(call: Call, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
         mode=call.text("mode", "nearest"),
         coordinates=call.text("coordinate_transformation_mode", "half_pixel"),
         nearest=call.text("nearest_mode", "round_prefer_floor"),
-        cubic_a=call.float("cubic_coeff_a", -0.75),
-        antialias=bool(call.int("antialias")),
-        exclude_outside=bool(call.int("exclude_outside")),
-        extrapolation=call.float("extrapolation_value"),
+        cubic_a=call.number("cubic_coeff_a", -0.75),
+        antialias=bool(call.integer("antialias")),
+        exclude_outside=bool(call.integer("exclude_outside")),
+        extrapolation=call.number("extrapolation_value"),
     )
-    axes = [axis % x.ndim for axis in call.ints("axes") or range(x.ndim)]
+    axes = [axis % x.ndim for axis in call.integers("axes") or range(x.ndim)]
     region = None
     if roi is not None and rule.coordinates == "tf_crop_and_resize":
         region = {axis: (float(roi[at]), float(roi[at + len(axes)])) for at, axis in enumerate(axes)}
@@ -185,7 +185,8 @@ def _along(x: Any, axis: int, rule: _Rule, positions: _Floats, scale: float) -> 
 
 
 def _triangle(t: _Floats) -> _Floats:
-    return np.clip(1 - np.abs(t), 0, 1)
+    weights: _Floats = np.clip(1 - np.abs(t), 0, 1)
+    return weights
 
 
 def _cubic(t: _Floats, a: float) -> _Floats:
@@ -193,4 +194,5 @@ def _cubic(t: _Floats, a: float) -> _Floats:
     t = np.abs(t)
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+    weights: _Floats = np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+    return weights

@@ -18,7 +18,7 @@ def affine_grid(call: Call, theta: Any, size: Any) -> Any:
     import jax.numpy as jnp
 
     spatial = ints_from(size, "the grid's size")[2:]
-    aligned = bool(call.int("align_corners"))
+    aligned = bool(call.integer("align_corners"))
     axes = [np.linspace(-1, 1, count) if aligned else (2 * np.arange(count) + 1) / count - 1 for count in spatial]
     mesh = np.meshgrid(*axes, indexing="ij")
     points = np.stack([*reversed(mesh), np.ones(spatial)], axis=-1).astype(np.float32)  # [..., x, y, (z,) 1]
@@ -31,7 +31,7 @@ def grid_sample(call: Call, x: Any, grid: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    aligned = bool(call.int("align_corners"))
+    aligned = bool(call.integer("align_corners"))
     mode, padding = call.text("mode", "linear"), call.text("padding_mode", "zeros")
     spatial = x.shape[2:]
     positions = []

@@ -15,7 +15,7 @@ from targets.xla.lowering.values import Unsupported, dims_from, host_dims, ints_
 def shape_of(call: Call, x: Any) -> Any:
     """Return the shape, or the part of it from `start` to `end`: known at trace time, perhaps symbolic."""
     rank = len(x.shape)
-    start, end = call.int("start", 0), call.int("end", rank)
+    start, end = call.integer("start", 0), call.integer("end", rank)
     start = min(max(start + rank if start < 0 else start, 0), rank)
     end = min(max(end + rank if end < 0 else end, 0), rank)
     return host_dims(x.shape[start:end])
@@ -41,14 +41,14 @@ def reshape(call: Call, x: Any, shape: Any) -> Any:
     import jax.numpy as jnp
 
     wanted = dims_from(shape, "the new shape")
-    return jnp.reshape(x, target_shape(wanted, tuple(x.shape), allow_zero=bool(call.int("allowzero"))))
+    return jnp.reshape(x, target_shape(wanted, tuple(x.shape), allow_zero=bool(call.integer("allowzero"))))
 
 
 @lowers("Flatten", since=1)
 def flatten(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    axis = call.int("axis", 1)
+    axis = call.integer("axis", 1)
     axis = axis + x.ndim if axis < 0 else axis
     rows: Any = 1
     columns: Any = 1
@@ -63,14 +63,14 @@ def flatten(call: Call, x: Any) -> Any:
 def transpose(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    return jnp.transpose(x, call.ints("perm"))
+    return jnp.transpose(x, call.integers("perm"))
 
 
 @lowers("Squeeze", since=1)
 def squeeze_by_attribute(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    axes = call.ints("axes")
+    axes = call.integers("axes")
     return jnp.squeeze(x, None if axes is None else tuple(axes))
 
 
@@ -85,7 +85,7 @@ def squeeze(call: Call, x: Any, axes: Any = None) -> Any:
 def unsqueeze_by_attribute(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    return jnp.expand_dims(x, tuple(call.ints("axes") or ()))
+    return jnp.expand_dims(x, tuple(call.integers("axes") or ()))
 
 
 @lowers("Unsqueeze", since=13, host=(1,))
@@ -99,7 +99,7 @@ def unsqueeze(call: Call, x: Any, axes: Any) -> Any:
 def concat(call: Call, *values: Any) -> Any:
     import jax.numpy as jnp
 
-    return jnp.concatenate(values, axis=call.int("axis"))
+    return jnp.concatenate(values, axis=call.integer("axis"))
 
 
 @lowers("Expand", since=8, host=(1,))
@@ -124,9 +124,9 @@ def tile(call: Call, x: Any, repeats: Any) -> Any:
 
 @lowers("Slice", since=1)
 def slice_by_attributes(call: Call, x: Any) -> Any:
-    starts = np.array(call.ints("starts"), np.int64)
-    axes = call.ints("axes")
-    ends = np.array(call.ints("ends"), np.int64)
+    starts = np.array(call.integers("starts"), np.int64)
+    axes = call.integers("axes")
+    ends = np.array(call.integers("ends"), np.int64)
     return _sliced(call, x, starts, ends, None if axes is None else np.array(axes), None)
 
 
@@ -167,7 +167,7 @@ def slice_of(start: Any, end: Any, step: int, size: Any) -> slice:
 
 @lowers("Split", since=2)
 def split_by_attribute(call: Call, x: Any) -> Any:
-    sizes = call.ints("split")
+    sizes = call.integers("split")
     return _split(call, x, sizes)
 
 
@@ -179,9 +179,9 @@ def split(call: Call, x: Any, sizes: Any = None) -> Any:
 def _split(call: Call, x: Any, sizes: list[Any] | None) -> Any:
     from jax import lax
 
-    axis = call.int("axis") % x.ndim
+    axis = call.integer("axis") % x.ndim
     if sizes is None:
-        count = call.int("num_outputs", call.output_count)
+        count = call.integer("num_outputs", call.output_count)
         size = x.shape[axis]
         if not isinstance(size, int):
             raise Unsupported("an equal split of a symbolic dimension")
@@ -197,7 +197,7 @@ def _split(call: Call, x: Any, sizes: list[Any] | None) -> Any:
 
 @lowers("Pad", since=2)
 def pad_by_attributes(call: Call, x: Any) -> Any:
-    return _padded(call, x, call.ints("pads") or call.ints("paddings") or [], call.float("value"), None)
+    return _padded(call, x, call.integers("pads") or call.integers("paddings") or [], call.number("value"), None)
 
 
 @lowers("Pad", since=11, host=(1, 3))
@@ -231,7 +231,7 @@ def depth_to_space(call: Call, x: Any) -> Any:
     """Return [N, C, H, W] with blocks of channels moved to space: [N, C/b^2, H*b, W*b]."""
     import jax.numpy as jnp
 
-    block = call.int("blocksize")
+    block = call.integer("blocksize")
     n, c, h, w = x.shape
     if call.text("mode", "DCR") == "DCR":
         split_up = jnp.reshape(x, (n, block, block, c // block**2, h, w)).transpose(0, 3, 4, 1, 5, 2)
@@ -244,7 +244,7 @@ def depth_to_space(call: Call, x: Any) -> Any:
 def space_to_depth(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
-    block = call.int("blocksize")
+    block = call.integer("blocksize")
     n, c, h, w = x.shape
     split_up = jnp.reshape(x, (n, c, h // block, block, w // block, block)).transpose(0, 3, 5, 1, 2, 4)
     return split_up.reshape((n, c * block**2, h // block, w // block))
@@ -255,7 +255,7 @@ def center_crop_pad(call: Call, x: Any, shape: Any) -> Any:
     import jax.numpy as jnp
 
     wanted = ints_from(shape, "the new shape")
-    axes = call.ints("axes") or list(range(x.ndim))
+    axes = call.integers("axes") or list(range(x.ndim))
     pads, cuts = [(0, 0)] * x.ndim, [slice(None)] * x.ndim
     for axis, size in zip((axis % x.ndim for axis in axes), wanted, strict=True):
         missing = size - x.shape[axis]
@@ -274,8 +274,8 @@ def columns_to_image(call: Call, x: Any, image_shape: Any, block_shape: Any) -> 
 
     image, block = ints_from(image_shape, "the image shape"), ints_from(block_shape, "the block shape")
     rank = len(image)
-    strides, dilations = call.ints("strides") or [1] * rank, call.ints("dilations") or [1] * rank
-    flat = call.ints("pads") or [0] * (2 * rank)
+    strides, dilations = call.integers("strides") or [1] * rank, call.integers("dilations") or [1] * rank
+    flat = call.integers("pads") or [0] * (2 * rank)
     padded = [image[axis] + flat[axis] + flat[axis + rank] for axis in range(rank)]
     counts = [(padded[axis] - dilations[axis] * (block[axis] - 1) - 1) // strides[axis] + 1 for axis in range(rank)]
     channels = x.shape[1] // int(np.prod(block))

@@ -13,7 +13,7 @@ from targets.xla.lowering.values import ints_from
 
 @lowers("DFT", since=17, host=(1,))
 def fourier_by_attribute(call: Call, x: Any, length: Any = None) -> Any:
-    return _fourier(call, x, length, call.int("axis", 1))
+    return _fourier(call, x, length, call.integer("axis", 1))
 
 
 @lowers("DFT", since=20, host=(1, 2))
@@ -27,11 +27,11 @@ def _fourier(call: Call, x: Any, length: Any, axis: int) -> Any:
 
     axis %= x.ndim
     count = None if length is None else ints_from(length, "the length")[0]
-    if call.int("inverse"):
+    if call.integer("inverse"):
         result = jnp.fft.ifft(_complex(x), n=count, axis=axis)
-        if call.int("onesided"):
+        if call.integer("onesided"):
             return jnp.expand_dims(jnp.fft.irfft(_complex(x), n=count, axis=axis), -1).astype(x.dtype)
-    elif call.int("onesided"):
+    elif call.integer("onesided"):
         result = jnp.fft.rfft(x[..., 0], n=count, axis=axis)
     else:
         result = jnp.fft.fft(_complex(x), n=count, axis=axis)
@@ -62,6 +62,6 @@ def short_time_fourier(call: Call, x: Any, step: Any, window: Any = None, length
     cut = jnp.take(x, index, axis=1)  # [B, frames, size, 1 or 2]
     if window is not None:
         cut = cut * jnp.reshape(window, (1, 1, -1, 1))
-    if call.int("onesided", 1):
+    if call.integer("onesided", 1):
         return _pair(jnp.fft.rfft(cut[..., 0], axis=2), x.dtype)
     return _pair(jnp.fft.fft(_complex(cut), axis=2), x.dtype)

@@ -29,12 +29,12 @@ class Window:
 def window_of(call: Call, spatial: Sequence[Any], kernel: Sequence[int]) -> Window:
     """Return the window over `spatial` dimensions, auto_pad resolved."""
     rank = len(spatial)
-    strides = call.ints("strides") or [1] * rank
-    dilations = call.ints("dilations") or [1] * rank
+    strides = call.integers("strides") or [1] * rank
+    dilations = call.integers("dilations") or [1] * rank
     window = Window(list(kernel), strides, dilations, [(0, 0)] * rank)
     mode = call.text("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
-        flat = call.ints("pads") or [0] * (2 * rank)
+        flat = call.integers("pads") or [0] * (2 * rank)
         pads: Pads = [(flat[axis], flat[axis + rank]) for axis in range(rank)]
     elif mode == "VALID":
         pads = [(0, 0)] * rank
