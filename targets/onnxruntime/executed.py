@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ INT8_OPERATORS = frozenset(
         "QLinearWhere",
     }
 )
+_PRODUCT = re.compile("Conv|MatMul|Gemm|LSTM|GRU")
+_SUFFIX = re.compile(r"(/[^/]+|_nchwc|_nhwc|_token_\d+)$")
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -57,8 +60,9 @@ def executed_from_graph(path: Path, planned: Iterable[str]) -> dict[str, Any]:
 
     nodes = list(ir.load(path).graph.all_nodes())
     operators = Counter(_qualified(node) for node in nodes)
-    by_name = {_base_name(name): node for node in nodes if (name := node.name)}
-    by_name |= {name: node for node in nodes if (name := node.name)}
+    products = [node for node in nodes if node.name and _PRODUCT.search(node.op_type)]
+    by_name = {_base_name(str(node.name)): node for node in products}
+    by_name |= {str(node.name): node for node in products}
     fate = {name: _fate(by_name, name) for name in planned}
     return {
         "operators": dict(sorted(operators.items())),
@@ -78,8 +82,8 @@ def _fate(by_name: Mapping[str, ir.Node], name: str) -> str:
 
 
 def _base_name(name: str) -> str:
-    """Return the part before the suffix that a fusion appends ("matmul_3/MatMulAddFusion", "conv_nchwc")."""
-    return name.rpartition("/")[0] or name.removesuffix("_nchwc")
+    """Return the name that a fusion or a layout change began with ("matmul_3/MatMulAddFusion", "conv_token_1")."""
+    return _SUFFIX.sub("", name)
 
 
 def _qualified(node: ir.Node) -> str:

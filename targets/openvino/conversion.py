@@ -61,13 +61,14 @@ def save_ir(converted_model: Any, path: Path, *, compress_to_fp16: bool, taken: 
     """Write `path` (.xml) and the .bin next to it, equal bytes for equal graphs.
 
     The front end names what it makes by a counter of the process ("Constant_5285"); here such nodes are named by their
-    place. `taken` are the names that come from the ONNX graph, which stay.
+    place. `taken` are the names that come from the ONNX graph, which stay, as do parts of them ("gemm/WithoutBiases").
     """
     from targets.openvino.runtime import load_openvino
 
     def renamed(match: re.Match[str]) -> str:
         index, name, kind = match.groups()
-        if kind in ("Parameter", "Result") or html.unescape(name) in taken:
+        own = html.unescape(name)
+        if kind in ("Parameter", "Result") or own in taken or own.rpartition("/")[0] in taken:
             return match[0]
         return f'<layer id="{index}" name="{kind}_{index}" type="{kind}"'
 
