@@ -63,7 +63,7 @@ def run_isolated(
             reply = run.reply_of(process)
     if "result" in reply:
         return reply["result"]
-    raise _error_from_reply(function, reply["error"])
+    raise _error_from_reply(reply["error"], run)
 
 
 def report_progress(text: str) -> None:
@@ -171,10 +171,10 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _error_from_reply(function: str, error: Mapping[str, Any]) -> GraphwrightError:
+def _error_from_reply(error: Mapping[str, Any], run: _Run) -> GraphwrightError:
     kind = getattr(passes.errors, error["class"]) if error["class"] else None
     if kind is None:
-        return BuildFailed(f"{function} {error['message']}", hint=error["hint"])
+        return run.failure(error["message"])
     if kind is ModelBlocked:
         blockers = [Blocker(**fields) for fields in error["blockers"]]
         return ModelBlocked(error["target"], blockers, hint=error["hint"])
@@ -216,7 +216,7 @@ def _reply_from_result(result: Any) -> dict[str, Any]:
     try:
         json.dumps(reply)
     except (TypeError, ValueError) as error:
-        return {"error": {"class": "", "message": f"returned a result that is not JSON: {error}.", "hint": ""}}
+        return {"error": {"class": "", "message": f"returned a result that is not JSON: {error}", "hint": ""}}
     return reply
 
 
@@ -247,4 +247,4 @@ def _fields_from_error(error: BaseException) -> dict[str, Any]:
         return fields
     frames = traceback.extract_tb(error.__traceback__)
     place = f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return {"class": "", "message": f"raised {type(error).__name__}: {error}{place}.", "hint": ""}
+    return {"class": "", "message": f"raised {type(error).__name__}: {error}{place}", "hint": ""}
