@@ -7,12 +7,19 @@ from passes.cleanup.deduplicate_initializers import DeduplicateInitializers
 from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from passes.cleanup.eliminate_dead_code import EliminateDeadCode
 from passes.cleanup.fold_constants import FoldConstants
+from passes.cleanup.fold_index_arithmetic import FoldIndexArithmetic
 from passes.cleanup.fold_shapes import FoldShapes
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.cleanup.remove_identities import RemoveIdentities
 from passes.cleanup.upgrade_opset import UpgradeOpset
-from passes.expand.materialize_broadcasts import MaterializeBroadcasts
 from passes.fusion.fuse_attention import FuseAttention
+from passes.fusion.fuse_conv_batch_norm import FuseConvBatchNorm
+from passes.fusion.fuse_gelu import FuseGelu
+from passes.fusion.fuse_layer_norm import FuseLayerNorm
+from passes.fusion.fuse_matmul_add import FuseMatmulAdd
+from passes.fusion.fuse_rms_norm import FuseRmsNorm
+from passes.fusion.fuse_sum import FuseSum
+from passes.fusion.pack_qkv import PackQkv
 from passes.pipeline import Pipeline, Repeat
 
 
@@ -30,10 +37,17 @@ PASSES: dict[str, type[Pass]] = _table(
     EliminateCommonSubexpressions,
     EliminateDeadCode,
     FoldConstants,
+    FoldIndexArithmetic,
     FoldShapes,
-    MergeReshapes,
     FuseAttention,
-    MaterializeBroadcasts,
+    FuseConvBatchNorm,
+    FuseGelu,
+    FuseLayerNorm,
+    FuseMatmulAdd,
+    FuseRmsNorm,
+    FuseSum,
+    MergeReshapes,
+    PackQkv,
     RemoveIdentities,
     UpgradeOpset,
 )
@@ -42,6 +56,24 @@ PASSES: dict[str, type[Pass]] = _table(
 def default_pipeline() -> Pipeline:
     """Return the target-independent pipeline: clean up, raise to standard operators, clean up again."""
     cleanup = Repeat(
-        (FoldConstants(), FoldShapes(), RemoveIdentities(), MergeReshapes(), EliminateCommonSubexpressions())
+        (
+            FoldConstants(),
+            FoldShapes(),
+            FoldIndexArithmetic(),
+            RemoveIdentities(),
+            MergeReshapes(),
+            DeduplicateInitializers(),
+            EliminateCommonSubexpressions(),
+        )
     )
-    return Pipeline((UpgradeOpset(), DeduplicateInitializers(), cleanup, FuseAttention(), cleanup, EliminateDeadCode(), DeduplicateInitializers()))
+    fusions = (
+        FuseConvBatchNorm(),
+        FuseGelu(),
+        FuseLayerNorm(),
+        FuseRmsNorm(),
+        FuseAttention(),
+        PackQkv(),
+        FuseMatmulAdd(),
+        FuseSum(),
+    )
+    return Pipeline((UpgradeOpset(), cleanup, *fusions, cleanup, EliminateDeadCode()))

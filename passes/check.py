@@ -54,7 +54,8 @@ class CheckNumerics(Observer):
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         if not result.applied:
             return
-        assert self._expected is not None and self.feeds is not None
+        assert self._expected is not None
+        assert self.feeds is not None
         text = self.replay or str(step)
         hint = f"Replay with: --pipeline '{text}' --limit {self._applied + len(result.applied)}"
         self._applied += len(result.applied)

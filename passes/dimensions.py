@@ -61,7 +61,8 @@ def plain(dim: Dim | None) -> int | str | None:
 
 def product(dims: Iterable[Dim | None]) -> Dim | None:
     """Return the product, or None where a factor is unknown."""
-    factor, symbols = 1, []
+    factor = 1
+    symbols: list[str] = []
     for dim in dims:
         if dim is None:
             return None

@@ -15,7 +15,7 @@ _SHARED_BYTES = 4096
 
 @dataclass(slots=True)
 class Editor:
-    """Edits one model for one pass run. Names that it makes are unique in the whole model and depend on nothing else."""
+    """Edits one model for one pass run. The names that it makes are unique in the whole model, and stable."""
 
     model: ir.Model
     _names: set[str] = field(default_factory=set)
@@ -39,7 +39,7 @@ class Editor:
         return name
 
     def constant(self, array: np.ndarray, base: str) -> ir.Value:
-        """Return an initializer of the main graph that holds `array`; small equal ones that this editor made are shared."""
+        """Return an initializer of the main graph that holds `array`; small equal ones made here are shared."""
         import onnx_ir as ir
 
         key = (array.dtype.str, array.dtype.name, array.shape, array.tobytes()) if array.nbytes <= _SHARED_BYTES else ()
@@ -69,7 +69,7 @@ class Editor:
     ) -> ir.Value:
         """Return the first output of a new node put right before `before`.
 
-        `name` is the base of the output's name; `like` gives its type and shape, unless `dtype` or `shape` say otherwise.
+        `name` is the base of the output's name; `like` gives type and shape, unless `dtype` or `shape` say otherwise.
         """
         import onnx_ir as ir
 
@@ -98,7 +98,7 @@ class Editor:
         return values[0]
 
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
-        """Let `new`, which a new node made, replace `old` everywhere under the old name, with the old type and shape."""
+        """Let `new`, which a new node made, replace `old` everywhere under its name, type and shape."""
         if new.type is None:
             new.type = old.type
         if old.shape is not None:

@@ -137,7 +137,7 @@ def other_readers(value: ir.Value, *nodes: ir.Node) -> str:
 
 
 def first_shared(chain: Iterable[ir.Node], last: ir.Node) -> str:
-    """Return why a chain of nodes ending in `last` cannot be replaced as one; empty when all inner values stay inside."""
+    """Return why a chain of nodes ending in `last` cannot be replaced as one; empty when no inner value is shared."""
     nodes = (*chain, last)
     for node in nodes[:-1]:
         for output in node.outputs:

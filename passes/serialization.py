@@ -53,7 +53,8 @@ def _check_complete(model: ir.Model, path: Path) -> None:
     missing = sorted(domain or "ai.onnx" for domain in domains if domain not in model.opset_imports)
     if missing:
         raise BadModel(
-            f"{path} does not say which opset it uses of {', '.join(missing)}: it is truncated or incomplete.", hint=again
+            f"{path} does not say which opset it uses of {', '.join(missing)}: it is truncated or incomplete.",
+            hint=again,
         )
     opset = model.opset_imports.get("", OPSET_MINIMUM)
     if opset < OPSET_MINIMUM:
@@ -88,7 +89,8 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         length = tensor.length if tensor.length is not None else tensor.nbytes
         if offset < 0 or length < tensor.nbytes:
             raise BadModel(
-                f"{path}: the weight '{name}' needs {tensor.nbytes} bytes, but is said to have {length} at byte {offset}.",
+                f"{path}: the weight '{name}' needs {tensor.nbytes} bytes, but is said to have {length} "
+                f"at byte {offset}.",
                 hint="The model file is damaged: export or copy it again.",
             )
         if offset + length > sizes[location]:

@@ -1,4 +1,4 @@
-"""What is known about shapes: fills in missing dimensions of a model, and tracks integer tensors that hold dimensions."""
+"""What is known about shapes: fills in missing dimensions of a model, and follows tensors that hold dimensions."""
 
 from __future__ import annotations
 

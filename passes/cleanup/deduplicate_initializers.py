@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,11 +12,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+_HEAD_BYTES = 4096
+
+
 @dataclass(frozen=True)
 class DeduplicateInitializers(Pass):
     """Let initializers with equal dtype, shape and content share the first one.
 
-    Contents are compared only where dtype and shape agree, piece by piece, so a weight without a twin is never read.
+    Contents are compared only where dtype and shape agree, first bytes first: a weight without a twin is hardly read.
     An initializer that is a graph input or output keeps its own copy.
     """
 
@@ -32,8 +36,12 @@ class DeduplicateInitializers(Pass):
         for group in groups.values():
             if len(group) < 2:
                 continue
+            heads = [_digest(value.const_value, limit=_HEAD_BYTES) for value in group]
+            common = Counter(heads)
             first_by_digest: dict[bytes, ir.Value] = {}
-            for value in group:
+            for value, head in zip(group, heads, strict=True):
+                if common[head] < 2:
+                    continue
                 kept = first_by_digest.setdefault(_digest(value.const_value), value)
                 if kept is value or not recorder.may_apply(str(value.name)):
                     continue
@@ -42,7 +50,8 @@ class DeduplicateInitializers(Pass):
         return recorder.result()
 
 
-def _digest(tensor: ir.TensorProtocol | None) -> bytes:
+def _digest(tensor: ir.TensorProtocol | None, *, limit: int | None = None) -> bytes:
+    """Return a hash of the content, or of its first `limit` bytes."""
     import hashlib
 
     import onnx_ir as ir
@@ -52,7 +61,7 @@ def _digest(tensor: ir.TensorProtocol | None) -> bytes:
     if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes:
         with open(tensor.path, "rb") as file:  # noqa: PTH123 (a str path that onnx_ir composed)
             file.seek(tensor.offset or 0)
-            left = tensor.nbytes
+            left = tensor.nbytes if limit is None else min(limit, tensor.nbytes)
             while left > 0:
                 piece = file.read(min(left, 1 << 20))
                 if not piece:
@@ -63,5 +72,5 @@ def _digest(tensor: ir.TensorProtocol | None) -> bytes:
         for text in tensor.string_data():
             digest.update(len(text).to_bytes(8, "little") + text)
     else:
-        digest.update(tensor.tobytes())
+        digest.update(tensor.tobytes()[:limit])
     return digest.digest()

@@ -97,7 +97,9 @@ def _lift(node: ir.Node, recorder: Recorder) -> None:
     name = str(output.name)
     if tensor.name != name:
         tensor.name = name
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
     output.replace_all_uses_with(value)
     graph.remove(node)
     graph.register_initializer(value)

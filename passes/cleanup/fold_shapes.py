@@ -12,13 +12,32 @@ from passes.matching import constant_tensor, integer, is_op
 from passes.shapes import Content, ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
 
     from passes.base import Recorder
 
 _SOURCES = frozenset(
-    "Add Cast Concat ConstantOfShape Div Equal Gather Identity Mul ReduceProd Reshape Shape Size Slice Squeeze Sub "
-    "Unsqueeze Where".split()
+    [
+        "Add",
+        "Cast",
+        "Concat",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Gather",
+        "Identity",
+        "Mul",
+        "ReduceProd",
+        "Reshape",
+        "Shape",
+        "Size",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 
 
@@ -81,10 +100,11 @@ def _fold(
     held[key] = _shortened(node, content, facts, recorder, editor) or output
 
 
-def _array(content: Content, like: ir.Value) -> object:
+def _array(content: Content, like: ir.Value) -> np.ndarray:
     import numpy as np
 
-    assert content.fixed is not None and like.dtype is not None
+    assert content.fixed is not None
+    assert like.dtype is not None
     array = np.array(content.fixed, dtype=like.dtype.numpy())
     return array.reshape(()) if content.is_scalar else array
 

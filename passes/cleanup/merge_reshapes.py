@@ -163,9 +163,8 @@ def _reshape_transpose_reshape(node: ir.Node, scope: _Scope) -> bool:
         return False
     start, middle = scope.facts.shape(first.inputs[0]), scope.facts.shape(first.outputs[0])
     end = scope.facts.shape(node.outputs[0])
-    if not (_all_known(start) and _all_known(middle) and _all_known(end)):
+    if start is None or middle is None or end is None or not all(map(_all_known, (start, middle, end))):
         return False
-    assert start is not None and middle is not None and end is not None
     perm = integers(transpose, "perm")
     if len(middle) != 3 or perm != (0, 2, 1) or len(start) < 3 or middle[1:] != start[-2:]:
         return False
@@ -191,4 +190,3 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Transpose": (_transpose_of_transpose,),
     "Unsqueeze": (_axes_chain,),
 }
-

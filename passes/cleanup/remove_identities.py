@@ -31,9 +31,9 @@ Rule = Callable[["ir.Node", ShapeFacts], "ir.Value | None"]
 class RemoveIdentities(Pass):
     """Remove nodes that return an input unchanged.
 
-    Identity, Dropout at inference, Cast to the same type, Transpose, Reshape, Slice, Pad, Expand and Squeeze that change
-    nothing, Concat and Sum of one, x + 0, x - 0, x * 1, x / 1 and x ** 1 where the shape stays, And with true, and an
-    Expand whose reader broadcasts the same way by itself.
+    Identity, Dropout at inference, Cast to the same type, Transpose, Reshape, Slice, Pad, Expand and Squeeze that
+    change nothing, Concat and Sum of one, x + 0, x - 0, x * 1, x / 1 and x ** 1 where the shape stays, And with true,
+    and an Expand whose reader broadcasts the same way by itself.
     Refuses where the node joins a graph input or constant directly to an output, since both names must stay.
     """
 
@@ -75,7 +75,9 @@ def _unchanged(node: ir.Node, facts: ShapeFacts) -> ir.Value | None:
     if rule is None or any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return None
     same = rule(node, facts)
-    if same is None or (same.type is not None and node.outputs[0].type is not None and same.type != node.outputs[0].type):
+    if same is None or (
+        same.type is not None and node.outputs[0].type is not None and same.type != node.outputs[0].type
+    ):
         return None
     return same
 

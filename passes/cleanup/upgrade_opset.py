@@ -95,7 +95,7 @@ def _converted(model: ir.Model, target: int) -> ir.Graph:
         if name not in declared:
             copy.graph.inputs.append(value)
     proto = onnx.version_converter.convert_version(ir.to_proto(copy), target)
-    graph = ir.from_proto(proto).graph
+    graph: ir.Graph = ir.from_proto(proto).graph
     _check_interface(model.graph, graph, extra=set(large) - declared)
     for name, old in large.items():
         value = next(value for value in graph.inputs if value.name == name)

@@ -39,7 +39,6 @@ def absorb_heads(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: E
         return
     if not recorder.may_apply(node, "heads"):
         return
-    attributes = {name: attribute for name, attribute in node.attributes.items()}
     last = merge.outputs[0]
     # the new node stands where the merge was: its inputs all come before that
     fused = editor.insert(
@@ -48,7 +47,7 @@ def absorb_heads(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: E
         [*(split[0] for split in found), *node.inputs[3:4]],
         name=str(output.name),
         attributes={
-            **{name: attribute.value for name, attribute in attributes.items()},
+            **node.attributes,
             "q_num_heads": found[0][1],
             "kv_num_heads": found[1][1],
         },
@@ -89,7 +88,12 @@ def _merge(node: ir.Node, facts: ShapeFacts) -> ir.Node | str:
         return reason
     swapped = readers[0].outputs[0]
     inner = swapped.consumers()
-    if not inner or inner[0].op_type != "Reshape" or inner[0].inputs[0] is not swapped or inner[0].graph is not node.graph:
+    if (
+        not inner
+        or inner[0].op_type != "Reshape"
+        or inner[0].inputs[0] is not swapped
+        or inner[0].graph is not node.graph
+    ):
         return "the heads of the result are not merged"
     reason = other_readers(swapped, inner[0])
     if reason:

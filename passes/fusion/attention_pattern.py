@@ -158,7 +158,8 @@ def match_scores(value: ir.Value | None) -> Scores | None:
 
 def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float, tuple[ir.Node, ...]]:
     """Return what is multiplied or divided by one-element constants, the product of those, and the nodes passed."""
-    factor, nodes = 1.0, []
+    factor = 1.0
+    nodes: list[ir.Node] = []
     while True:
         node = producer_of(value, "Mul", "Div")
         if node is None:

@@ -12,6 +12,7 @@ from passes.editing import Editor
 from passes.fusion.attention_heads import absorb_heads
 from passes.fusion.attention_pattern import AttentionMatch, match_attention
 from passes.matching import constant_array, first_shared, is_op, opset_of
+from passes.shape_vector import shape_vector
 from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class FuseAttention(Pass):
 
     softmax(scale * Q @ K^T + mask) @ V with Q, K, V of [B, H, S, D] becomes one Attention; then, where Q, K and V come
     from a head split (Reshape, Transpose) and the result goes through a head merge, both are absorbed by the form on
-    [B, S, H * D] with head counts. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]. A guard
-    that replaces NaN rows by 0 is dropped, since Attention yields 0 for a row that -inf masks wholly.
+    [B, S, H * D] with head counts. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]. A
+    guard that replaces NaN rows by 0 is dropped, since Attention yields 0 for a row that -inf masks wholly.
     Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, or an unguarded
     -inf mask may hide a whole row (NaN before, 0 after).
     """
@@ -145,9 +146,7 @@ def _hides_rows(mask: ir.Value) -> bool:
     return array is not None and bool(np.isneginf(array).all(axis=-1).any())
 
 
-def _mask(
-    node: ir.Node, match: AttentionMatch, key: ir.Value, facts: ShapeFacts, editor: Editor
-) -> ir.Value | None:
+def _mask(node: ir.Node, match: AttentionMatch, key: ir.Value, facts: ShapeFacts, editor: Editor) -> ir.Value | None:
     """Return the value for Attention's mask input, of [.., Sq, Skv], or None without a mask."""
     import numpy as np
 
@@ -176,7 +175,6 @@ def _expanded(
 ) -> ir.Value:
     """Expand the last two axes to [Sq, Skv], which ONNX Runtime asks for, and a rank of 3 to 4."""
     import numpy as np
-    import onnx_ir as ir
 
     shape = facts.shape(mask)
     assert shape is not None
@@ -195,22 +193,10 @@ def _expanded(
         wanted.append((tensor, dims[2], own == dims[2]))
     if all(fits for _, _, fits in wanted) and len(shape) >= 2:
         return mask
-    parts = []
-    for tensor, dim, fits in wanted:
-        fixed = 1 if fits else (None if dim is None else dim.fixed)
-        if fixed is not None:
-            parts.append(editor.constant(np.array([fixed], dtype=np.int64), "mask_length"))
-        else:
-            attributes = {"start": 2, "end": 3}
-            parts.append(
-                editor.insert(
-                    node, "Shape", [tensor], name=f"{name}_length", attributes=attributes, dtype=ir.DataType.INT64, shape=[1]
-                )
-            )
-    target = editor.insert(
-        node, "Concat", parts, name=f"{name}_shape", attributes={"axis": 0}, dtype=ir.DataType.INT64, shape=[2]
-    )
-    expanded = editor.insert(node, "Expand", [mask, target], name=name, dtype=mask.dtype)
+    lengths = [Dim(1) if fits else dim for _, dim, fits in wanted]
+    target = shape_vector(node, lengths, [query, key], facts, editor)
+    assert target is not None  # query and key have these dimensions
+    expanded = editor.insert(node, "Expand", [mask, target()], name=name, dtype=mask.dtype)
     facts.shapes[expanded] = (*shape[:-2], wanted[0][1], wanted[1][1])
     _state_shape(expanded, facts)
     return expanded
