@@ -35,7 +35,7 @@ class TensorRtRunner:
 
         check_feeds(feeds, self.inputs)
         for spec in self.inputs:
-            self._feed(spec, np.ascontiguousarray(feeds[spec.name]))
+            self._feed(spec, np.asarray(feeds[spec.name], order="C"))
         unready = self.context.infer_shapes()
         if unready:
             raise UsageError(f"TensorRT cannot infer shapes; these inputs are not set: {', '.join(unready)}.")
@@ -98,7 +98,11 @@ def open_runner(
                 f"TensorRT {trt.__version__} does not load this engine on this GPU.",
                 hint="Build the artifact again here.",
             )
-        runner = TensorRtRunner(inputs, outputs, opened, engine.create_execution_context())
+        context = engine.create_execution_context()
+        if context is None:
+            raise CannotRun("The GPU has no memory for this engine's execution.", hint="Free GPU memory.")
+        runner = TensorRtRunner(inputs, outputs, opened, context)
+        del context
         try:
             yield runner
         finally:

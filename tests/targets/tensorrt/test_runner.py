@@ -60,10 +60,11 @@ class Doubler:
     addresses: dict[str, int] = field(default_factory=dict)
     output_shape: tuple[int, ...] | None = None
     enqueues: bool = True
+    least_rank: int = 1
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
-        return 1 <= shape[0] <= 8
+        return len(shape) >= self.least_rank and (not shape or 1 <= shape[0] <= 8)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -183,6 +184,21 @@ def test_an_engine_that_does_not_load_is_refused(validity: str, message: str) ->
     opened = open_runner(trt, b"plan", (), (), device=pretended_device)
     with pytest.raises(ArtifactRefused, match=message):
         opened.__enter__()
+
+
+def test_an_engine_without_room_to_run_is_told() -> None:
+    engine = SimpleNamespace(create_execution_context=lambda: None)
+    with pytest.raises(CannotRun, match="no memory"):
+        open_runner(pretended_tensorrt(engine=engine), b"plan", (), (), device=pretended_device).__enter__()
+
+
+def test_a_scalar_stays_a_scalar() -> None:
+    device = PretendedDevice()
+    spec = TensorSpec("x", "float32", ())
+    runner = TensorRtRunner((spec,), (TensorSpec("y", "float32", ()),), device, Doubler(device, least_rank=0))
+    found = runner({"x": np.array(3.0, np.float32)})["y"]
+    assert found.shape == ()
+    assert found == 6.0
 
 
 def test_an_engine_is_opened_and_released() -> None:
