@@ -10,6 +10,10 @@ from exporter.results import ArtifactReport, StageAccuracy, Verdict
 from exporter.verify.tolerance import GRAPH_STAGES
 
 
+LEAST_DROP_DB = 3.0
+"""A smaller fall of the signal-to-error ratio (less than twice the error power) is no new error."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blame:
     """The first stage of a chain that fails.
@@ -26,6 +30,10 @@ class Blame:
     reason: str
 
     def __str__(self) -> str:
+        if self.drop_db is not None and self.drop_db < LEAST_DROP_DB:
+            return (
+                f"'{self.stage}' misses its gate with the error that '{self.previous_stage}' passed with: {self.reason}"
+            )
         where = f"the error enters at '{self.stage}'"
         if self.output:
             where += f", output '{self.output}'"

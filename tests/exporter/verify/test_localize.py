@@ -42,3 +42,10 @@ def test_an_artifacts_chain_holds_the_shared_graphs_and_its_own():
     assert [each.stage for each in chain_of(other, report.stages)] == ["trace", "optimize", "onnxruntime fp32"]
     unbuilt = dataclasses.replace(openvino, accuracy=None)
     assert [each.stage for each in chain_of(unbuilt, report.stages)][-1] == "quantize for openvino int8"
+
+
+def test_a_stricter_gate_alone_is_not_called_an_error_that_entered():
+    blame = localize((stage("optimize", sqnr_db=122.0), stage("xla fp32", sqnr_db=121.5, threshold=200.0)))
+    assert str(blame).startswith(
+        "'xla fp32' misses its gate with the error that 'optimize' passed with: sqnr_db is 121.5"
+    )
