@@ -1,0 +1,239 @@
+"""Every command's result, JSON and exit code, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner, Result
+
+from exporter.cli import main
+from tests.support.onnx_sources import classifier, classifier_samples
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    return {
+        "model": classifier(folder / "in" / "model.onnx"),
+        "samples": classifier_samples(folder / "held_out", seed=1),
+        "calibration": classifier_samples(folder / "calibration", seed=2, count=12),
+    }
+
+
+@pytest.fixture(scope="module")
+def built(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "out"
+    done = run(
+        "build", files["model"], "-o", out, "--samples", files["samples"], "--calibration", files["calibration"],
+        "--target", "onnxruntime", "--target", "openvino", "--precision", "fp32,int8", "--speed-seconds", 0.2,
+        "--gate", "int8:sqnr=10", "--gate", "int8:worst_sample_sqnr_db=3", "--gate", "int8:cosine=0",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_a_build_leaves_the_documented_folder(built: Path) -> None:
+    names = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
+    assert {"manifest.json", "model.onnx", "report.html", "report.json", "junit.xml"} <= names
+    for artifact in ("onnxruntime/fp32", "onnxruntime/int8", "openvino/fp32", "openvino/int8"):
+        assert f"{artifact}/manifest.json" in names
+    assert [path.name for path in built.parent.iterdir()] == ["out"]
+
+
+def test_manifests_say_where_an_artifact_came_from(built: Path) -> None:
+    manifest = json.loads((built / "openvino" / "int8" / "manifest.json").read_text())
+    whole = json.loads((built / "manifest.json").read_text())
+    assert manifest["source_sha256"] == whole["source_sha256"]
+    assert "quantize-static" in manifest["pipeline"]
+    assert manifest["verdicts"]["execution"] == "passed"
+    assert manifest["details"]["dims"]["batch"] == [2, 5, 5]
+    assert whole["artifacts"]["openvino/int8"]["verdict"] == "passed"
+
+
+def test_two_builds_are_byte_identical(built: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    again = tmp_path / "out"
+    done = run(
+        "build", files["model"], "-o", again, "--samples", files["samples"], "--calibration", files["calibration"],
+        "--target", "onnxruntime", "--target", "openvino", "--precision", "fp32,int8", "--speed-seconds", 0,
+        "--gate", "int8:sqnr=10", "--gate", "int8:worst_sample_sqnr_db=3", "--gate", "int8:cosine=0",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for path in built.rglob("*"):
+        if path.is_file() and path.suffix not in (".html", ".xml") and path.name != "report.json":
+            assert (again / path.relative_to(built)).read_bytes() == path.read_bytes() or path.suffix == ".xml"
+    assert (again / "openvino/int8/openvino.xml").read_bytes() == (built / "openvino/int8/openvino.xml").read_bytes()
+
+
+def test_build_json_is_the_report(files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("build", files["model"], "-o", out, "--samples", files["samples"], "--speed-seconds", 0, "--json")
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    assert data == json.loads((out / "report.json").read_text())
+    assert data["exit_code"] == 0
+    assert data["artifacts"][0]["target"] == "onnxruntime"
+
+
+def test_verify_checks_a_whole_build_or_one_artifact(built: Path, files: dict[str, Path]) -> None:
+    gates = ("--gate", "int8:sqnr=10", "--gate", "int8:worst_sample_sqnr_db=3", "--gate", "int8:cosine=0")
+    whole = run("verify", built, "--against", files["model"], "--samples", files["samples"], "--json", *gates)
+    assert whole.exit_code == 0, whole.output
+    assert len(json.loads(whole.stdout)["artifacts"]) == 4
+    one = run(
+        "verify", built / "openvino" / "fp32", "--against", files["model"], "--samples", files["samples"], "--json"
+    )
+    assert [each["label"] for each in json.loads(one.stdout)["artifacts"]] == ["fp32"]
+
+
+def test_verify_fails_with_3_against_another_model(built: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    model = ir.load(files["model"])
+    bias = model.graph.initializers["b2"]
+    bias.const_value = ir.tensor(np.asarray(bias.const_value) + np.float32(0.5), name="b2")
+    other = tmp_path / "other.onnx"
+    ir.save(model, other)
+    done = run("verify", built / "openvino" / "fp32", "--against", other, "--samples", files["samples"], "--json")
+    assert done.exit_code == 3
+    assert any("another source" in note for note in json.loads(done.stdout)["notes"])
+
+
+def test_verify_writes_reports(built: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "reports"
+    run(
+        "verify",
+        built / "openvino/fp32",
+        "--against",
+        files["model"],
+        "--samples",
+        files["samples"],
+        "--report",
+        folder,
+    )
+    assert {path.name for path in folder.iterdir()} == {"report.html", "report.json", "junit.xml"}
+
+
+def test_a_changed_artifact_is_refused(built: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(built / "openvino" / "fp32", copy)
+    with (copy / "openvino.bin").open("r+b") as stream:
+        stream.write(b"\x01")
+    done = run("verify", copy, "--against", files["model"], "--samples", files["samples"])
+    assert done.exit_code == 2
+    assert "was changed after the build" in done.output
+
+
+def test_bench_times_side_by_side(built: Path, files: dict[str, Path]) -> None:
+    done = run("bench", built, "--against", files["model"], "--samples", files["samples"], "--seconds", 0.2, "--json")
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    for artifact in data["artifacts"]:
+        baselines = {each["baseline"]["label"] for each in artifact["speed"]}
+        assert "original" in baselines
+        assert all(each["ratio_low"] <= each["ratio"] <= each["ratio_high"] for each in artifact["speed"])
+
+
+def test_bench_without_an_original_generates_inputs_and_says_so(built: Path) -> None:
+    done = run("bench", built / "openvino", "--seconds", 0.2, "--json")
+    assert done.exit_code == 0, done.output
+    assert "generated" in json.loads(done.stdout)["samples"]["timed"]
+
+
+def test_an_impossible_speedup_fails_with_4(built: Path, files: dict[str, Path]) -> None:
+    done = run(
+        "bench", built / "openvino" / "fp32", "--against", files["model"], "--samples", files["samples"],
+        "--seconds", 0.2, "--gate", "speedup=100000",
+    )  # fmt: skip
+    assert done.exit_code == 4, done.output
+
+
+def test_an_impossible_size_fails_with_4(files: dict[str, Path], tmp_path: Path) -> None:
+    done = run(
+        "build", files["model"], "-o", tmp_path / "out", "--samples", files["samples"], "--speed-seconds", 0,
+        "--gate", "size_ratio=0.01",
+    )  # fmt: skip
+    assert done.exit_code == 4, done.output
+
+
+def test_a_speed_gate_that_was_not_measured_is_not_passed(files: dict[str, Path], tmp_path: Path) -> None:
+    done = run(
+        "build", files["model"], "-o", tmp_path / "out", "--samples", files["samples"], "--speed-seconds", 0,
+        "--gate", "speedup=0.1",
+    )  # fmt: skip
+    assert done.exit_code == 6, done.output
+
+
+def test_an_artifact_for_elsewhere_is_not_run_unless_waived(files: dict[str, Path], tmp_path: Path) -> None:
+    arguments = (
+        "build",
+        files["model"],
+        "--samples",
+        files["samples"],
+        "--speed-seconds",
+        0,
+        "--target",
+        "tensorrt:sm=89",
+    )
+    plain = run(*arguments, "-o", tmp_path / "plain", "--json")
+    waived = run(*arguments, "-o", tmp_path / "waived", "--waive", "execution:tensorrt", "--json")
+    assert (plain.exit_code, waived.exit_code) == (6, 0), plain.output + waived.output
+    (artifact,) = json.loads(waived.stdout)["artifacts"]
+    assert artifact["verdict"] == "waived"
+    assert any(stage["stage"].startswith("lowered graph") for stage in json.loads(waived.stdout)["stages"])
+
+
+def test_inspect_a_model_and_artifacts(built: Path, files: dict[str, Path]) -> None:
+    model = json.loads(run("inspect", files["model"], "--json").stdout)
+    assert model["operators"]["Conv"] == 1
+    assert [spec["name"] for spec in model["inputs"]] == ["image", "other"]
+    found = json.loads(run("inspect", built, "--json").stdout)["artifacts"]
+    assert len(found) == 4
+    assert "openvino" in run("inspect", built).output
+    assert "Conv" in run("inspect", files["model"]).output
+
+
+def test_optimize_prints_what_it_did(files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "optimized.onnx"
+    done = run("optimize", files["model"], "-o", out, "--check", "--why")
+    assert done.exit_code == 0, done.output
+    assert "BatchNormalization" not in {node.op_type for node in ir.load(out).graph}
+    data = json.loads(run("optimize", files["model"], "-o", out, "--json").stdout)
+    assert data["nodes_after"] < data["nodes_before"]
+
+
+def test_optimize_limit_zero_changes_nothing(files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "same.onnx"
+    assert run("optimize", files["model"], "-o", out, "--limit", 0).exit_code == 0
+    assert [node.op_type for node in ir.load(out).graph] == [node.op_type for node in ir.load(files["model"]).graph]
+
+
+def test_optimize_can_be_watched(files: dict[str, Path], tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    done = run(
+        "optimize",
+        files["model"],
+        "-o",
+        tmp_path / "o.onnx",
+        "--print-after",
+        "fuse-conv-batch-norm",
+        "--dump-dir",
+        dump,
+    )
+    assert "after fuse-conv-batch-norm" in done.output
+    assert any("fuse-conv-batch-norm" in path.name for path in dump.iterdir())
+
+
+def test_doctor_names_every_target() -> None:
+    data: dict[str, Any] = json.loads(run("doctor", "--json").stdout)
+    assert set(data["targets"]) >= {"onnxruntime", "openvino", "xla", "tensorrt"}
+    assert data["targets"]["onnxruntime"]["can_run"] is True
+    assert run("doctor").exit_code == 0

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from exporter.staging import MARKER, staged_folder
+from passes.errors import UsageError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_folder_appears_whole(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with staged_folder(out) as staging:
+        (staging / MARKER).write_text("{}")
+        assert not out.exists()
+    assert names(out) == [MARKER]
+    assert names(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("stop", [RuntimeError("defect"), KeyboardInterrupt(), SystemExit(3)])
+def test_a_failure_leaves_nothing(tmp_path: Path, stop: BaseException) -> None:
+    with pytest.raises(type(stop)), staged_folder(tmp_path / "out") as staging:
+        (staging / "half").write_text("half")
+        raise stop
+    assert names(tmp_path) == []
+
+
+def test_a_failure_keeps_the_build_that_was_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with staged_folder(out) as staging:
+        (staging / MARKER).write_text("old")
+    with pytest.raises(RuntimeError), staged_folder(out) as staging:
+        (staging / MARKER).write_text("new")
+        raise RuntimeError
+    assert (out / MARKER).read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_build_is_replaced_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for text in ("old", "new"):
+        with staged_folder(out) as staging:
+            (staging / MARKER).write_text(text)
+            (staging / text).write_text(text)
+    assert names(out) == sorted([MARKER, "new"])
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_stranger_s_folder_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="not empty"), staged_folder(tmp_path):
+        pass
+    assert names(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="not a folder"), staged_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(UsageError, match="cannot be written"), staged_folder(tmp_path / "out" / "inner"):
+        pass
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written: No space left"), staged_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert names(tmp_path) == []
+
+
+def test_an_unrelated_os_error_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), staged_folder(tmp_path / "out"):
+        raise FileNotFoundError(errno.ENOENT, "a file of the user's")
+
+
+def test_sigterm_cleans_up(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert names(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
