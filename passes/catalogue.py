@@ -12,6 +12,11 @@ from passes.cleanup.fold_shapes import FoldShapes
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.cleanup.remove_identities import RemoveIdentities
 from passes.cleanup.upgrade_opset import UpgradeOpset
+from passes.expand.expand_attention import ExpandAttention
+from passes.expand.expand_functions import ExpandFunctions
+from passes.expand.expand_sum import ExpandSum
+from passes.expand.inline_functions import InlineFunctions
+from passes.expand.materialize_broadcasts import MaterializeBroadcasts
 from passes.fusion.fuse_attention import FuseAttention
 from passes.fusion.fuse_conv_batch_norm import FuseConvBatchNorm
 from passes.fusion.fuse_gelu import FuseGelu
@@ -21,6 +26,7 @@ from passes.fusion.fuse_rms_norm import FuseRmsNorm
 from passes.fusion.fuse_sum import FuseSum
 from passes.fusion.pack_qkv import PackQkv
 from passes.pipeline import Pipeline, Repeat
+from passes.quantize.static import QuantizeStatic
 
 
 def _table(*kinds: type[Pass]) -> dict[str, type[Pass]]:
@@ -36,6 +42,9 @@ PASSES: dict[str, type[Pass]] = _table(
     DeduplicateInitializers,
     EliminateCommonSubexpressions,
     EliminateDeadCode,
+    ExpandAttention,
+    ExpandFunctions,
+    ExpandSum,
     FoldConstants,
     FoldIndexArithmetic,
     FoldShapes,
@@ -46,8 +55,11 @@ PASSES: dict[str, type[Pass]] = _table(
     FuseMatmulAdd,
     FuseRmsNorm,
     FuseSum,
+    InlineFunctions,
+    MaterializeBroadcasts,
     MergeReshapes,
     PackQkv,
+    QuantizeStatic,
     RemoveIdentities,
     UpgradeOpset,
 )
@@ -76,4 +88,4 @@ def default_pipeline() -> Pipeline:
         FuseMatmulAdd(),
         FuseSum(),
     )
-    return Pipeline((UpgradeOpset(), cleanup, *fusions, cleanup, EliminateDeadCode()))
+    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, *fusions, cleanup, EliminateDeadCode()))

@@ -44,9 +44,7 @@ class Pipeline:
 
     def flat(self) -> tuple[Pass, ...]:
         """Return every pass once per mention, the ones inside `repeat` included."""
-        return tuple(
-            inner for step in self.steps for inner in (step.steps if isinstance(step, Repeat) else (step,))
-        )
+        return tuple(inner for step in self.steps for inner in (step.steps if isinstance(step, Repeat) else (step,)))
 
     def run(
         self,
