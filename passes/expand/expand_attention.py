@@ -1,0 +1,209 @@
+"""Attention as matrix products and a Softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from passes.base import Context, Pass, PassResult, Recorder
+from passes.dimensions import Dim, quotient
+from passes.editing import Editor
+from passes.matching import constant_array, constant_number, input_at, integer, is_op, number, producer_of
+from passes.shapes import ShapeFacts, infer_shapes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class ExpandAttention(Pass):
+    """Write Attention out as MatMul, Softmax, MatMul, where the target has no kernel for it.
+
+    Leaner than the body that ONNX defines: the scale is folded into the query, masks are made additive once, and the
+    rule that a wholly masked row yields 0 costs one Where on the result, or nothing where the mask cannot hide a row.
+    Refuses causal attention, a key/value cache, the score output and a softmax in another precision; `expand-functions`
+    takes those.
+    """
+
+    name: ClassVar[str] = "expand-attention"
+    optional: ClassVar[bool] = False
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        recorder = context.recorder(self.name)
+        if context.capabilities.has_kernel("Attention"):
+            return recorder.result()
+        facts = infer_shapes(model)
+        editor = Editor(model)
+        for graph in model.graphs():
+            for node in list(graph):
+                if is_op(node, "Attention"):
+                    _expand(node, facts, recorder, editor)
+        return recorder.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Inserts the expansion of one node."""
+
+    node: ir.Node
+    editor: Editor
+
+    def __call__(self, op_type: str, *inputs: ir.Value | None, suffix: str, **attributes: Any) -> ir.Value:
+        output = self.node.outputs[0]
+        return self.editor.insert(
+            self.node, op_type, inputs, name=f"{output.name}_{suffix}", attributes=attributes, dtype=output.dtype
+        )
+
+    def integers(self, numbers: Sequence[int], suffix: str) -> ir.Value:
+        import numpy as np
+
+        return self.editor.constant(np.array(numbers, dtype=np.int64), f"{self.node.outputs[0].name}_{suffix}")
+
+    def number(self, value: float, suffix: str) -> ir.Value:
+        import numpy as np
+
+        dtype = self.node.inputs[0].dtype if self.node.inputs[0] is not None else None
+        assert dtype is not None
+        return self.editor.constant(np.array(value, dtype=dtype.numpy()), f"{self.node.outputs[0].name}_{suffix}")
+
+
+def _refusal(node: ir.Node, facts: ShapeFacts) -> str:
+    if integer(node, "is_causal", 0):
+        return "it is causal"
+    if any(value is not None for value in node.inputs[4:]) or any(output.uses() for output in node.outputs[1:]):
+        return "it has a key/value cache or gives its scores"
+    if "softmax_precision" in node.attributes:
+        return "its softmax has a precision of its own"
+    query, key, value = (facts.shape(node.inputs[index]) for index in range(3))
+    if query is None or key is None or value is None or node.inputs[0] is None or node.inputs[0].dtype is None:
+        return "the shape or type of its inputs is not known"
+    head = query[-1] if len(query) == 4 else quotient(query[-1], Dim(integer(node, "q_num_heads", 1)))
+    if head is None or head.fixed is None:
+        return "the size of a head is not known"
+    heads = (query[1], key[1]) if len(query) == 4 else (Dim(1), Dim(1))
+    if any(dim is None or dim.fixed is None for dim in heads):
+        return "the number of heads is not known"
+    return ""
+
+
+def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
+    reason = _refusal(node, facts)
+    if reason:
+        recorder.refuse(node, reason)
+        return
+    if not recorder.may_apply(node):
+        return
+    write = _Writer(node, editor)
+    query_shape, key_shape = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    assert query_shape is not None
+    assert key_shape is not None
+    is_flat = len(query_shape) == 3
+    heads, kv_heads, size = _sizes(node, query_shape, key_shape)
+    query, key, value = node.inputs[:3]
+    repeat = heads // kv_heads
+    if is_flat:
+        query, key, value = (
+            write("Reshape", tensor, write.integers([0, 0, count, -1], f"{part}_split"), suffix=part)
+            for tensor, part, count in ((query, "query", heads), (key, "key", kv_heads), (value, "value", kv_heads))
+        )
+        query = write("Transpose", query, suffix="query_heads", perm=[0, 2, 1, 3])
+        value = write("Transpose", value, suffix="value_heads", perm=[0, 2, 1, 3])
+        key = write("Transpose", key, suffix="key_heads", perm=[0, 2, 1, 3] if repeat > 1 else [0, 2, 3, 1])
+    if repeat > 1:
+        key, value = (
+            _repeated(write, tensor, repeat, heads, part) for tensor, part in ((key, "key"), (value, "value"))
+        )
+    if not is_flat or repeat > 1:
+        key = write("Transpose", key, suffix="key_transposed", perm=[0, 1, 3, 2])
+    scale = number(node, "scale", 0.0) or 1 / math.sqrt(size)
+    if scale != 1:
+        query = write("Mul", query, write.number(scale, "scale"), suffix="query_scaled")
+    scores = write("MatMul", query, key, suffix="scores")
+    softcap = number(node, "softcap", 0.0)
+    if softcap:
+        cap = write.number(softcap, "softcap")
+        scores = write("Div", scores, cap, suffix="scores_divided")
+        scores = write("Mul", write("Tanh", scores, suffix="scores_tanh"), cap, suffix="scores_capped")
+    scores, row_is_kept, needs_guard = _masked(write, node, scores)
+    weights = write("Softmax", scores, suffix="weights", axis=-1)
+    if needs_guard:
+        weights = write("Where", _is_nan(write, weights), write.number(0.0, "zero"), weights, suffix="weights_guarded")
+    result = write("MatMul", weights, value, suffix="heads")
+    if row_is_kept is not None:
+        result = write("Where", row_is_kept, result, write.number(0.0, "zero"), suffix="rows")
+    if is_flat:
+        swapped = write("Transpose", result, suffix="merged", perm=[0, 2, 1, 3])
+        result = write("Reshape", swapped, write.integers([0, 0, -1], "merge"), suffix="flat")
+    editor.take_over(node.outputs[0], result)
+
+
+def _sizes(node: ir.Node, query: Sequence[Dim | None], key: Sequence[Dim | None]) -> tuple[int, int, int]:
+    """Return the heads of the query and of the key, and the size of one head."""
+    if len(query) == 3:
+        heads, kv_heads = integer(node, "q_num_heads", 1), integer(node, "kv_num_heads", 1)
+        width = query[-1]
+        return heads, kv_heads, (width.factor if width is not None else 1) // heads
+    fixed = [dim.factor if dim is not None else 1 for dim in (query[1], key[1], query[3])]
+    return fixed[0], fixed[1], fixed[2]
+
+
+def _repeated(write: _Writer, tensor: ir.Value | None, repeat: int, heads: int, part: str) -> ir.Value:
+    """[B, Hkv, S, D] -> [B, Hkv, 1, S, D] -> [B, Hkv, R, S, D] -> [B, H, S, D]: each head serves R query heads."""
+    wide = write("Unsqueeze", tensor, write.integers([2], f"{part}_axis"), suffix=f"{part}_wide")
+    wide = write("Expand", wide, write.integers([1, 1, repeat, 1, 1], f"{part}_times"), suffix=f"{part}_repeated")
+    # [B, Hkv, R, S, D]: the last dimension is fixed by the heads, so that one -1 is left for S
+    moved = write("Transpose", wide, suffix=f"{part}_moved", perm=[0, 3, 1, 2, 4])
+    joined = write("Reshape", moved, write.integers([0, 0, heads, -1], f"{part}_join"), suffix=f"{part}_joined")
+    return write("Transpose", joined, suffix=f"{part}_all", perm=[0, 2, 1, 3])
+
+
+def _is_nan(write: _Writer, value: ir.Value) -> ir.Value:
+    import onnx_ir as ir
+
+    test = write("IsNaN", value, suffix="weights_nan")
+    test.type = ir.TensorType(ir.DataType.BOOL)
+    return test
+
+
+def _masked(write: _Writer, node: ir.Node, scores: ir.Value) -> tuple[ir.Value, ir.Value | None, bool]:
+    """Return masked scores, the rows that are not wholly masked (None for all), and whether NaN rows may come up."""
+    import onnx_ir as ir
+
+    mask = input_at(node, 3)
+    if mask is None:
+        return scores, None, False
+    if mask.dtype != ir.DataType.BOOL:
+        return write("Add", scores, mask, suffix="scores_masked"), None, not _is_finite(mask)
+    # A number that hides a key, but leaves a wholly masked row finite; such rows are set to 0 at the end.
+    hidden = write.number(-1e30 if _is_wide(node) else -3e4, "hidden")
+    additive = write("Where", mask, write.number(0.0, "zero"), hidden, suffix="mask")
+    kept = write("Cast", mask, suffix="mask_number", to=int(ir.DataType.INT32))
+    kept.type = ir.TensorType(ir.DataType.INT32)
+    kept = write("ReduceMax", kept, write.integers([-1], "mask_axis"), suffix="mask_any", keepdims=1)
+    kept.type = ir.TensorType(ir.DataType.INT32)
+    kept = write("Cast", kept, suffix="mask_rows", to=int(ir.DataType.BOOL))
+    kept.type = ir.TensorType(ir.DataType.BOOL)
+    return write("Add", scores, additive, suffix="scores_masked"), kept, False
+
+
+def _is_wide(node: ir.Node) -> bool:
+    dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
+    return dtype is not None and dtype.name in ("FLOAT", "BFLOAT16", "DOUBLE")
+
+
+def _is_finite(mask: ir.Value) -> bool:
+    """Return whether an additive mask cannot hold -inf."""
+    import numpy as np
+
+    array = constant_array(mask, max_bytes=1 << 24)
+    if array is not None:
+        return bool(np.isfinite(array.astype(np.float64)).all())
+    source = producer_of(mask, "Expand", "Unsqueeze", "Reshape", "Identity")
+    if source is not None and source.inputs[0] is not None:
+        return _is_finite(source.inputs[0])
+    where = producer_of(mask, "Where")
+    if where is None:
+        return False
+    return all((found := constant_number(value)) is not None and math.isfinite(found) for value in where.inputs[1:])
