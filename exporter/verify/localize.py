@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from exporter.results import ArtifactReport, StageAccuracy, Verdict
 from exporter.verify.tolerance import GRAPH_STAGES
 
-
 LEAST_DROP_DB = 3.0
 """A smaller fall of the signal-to-error ratio (less than twice the error power) is no new error."""
 
