@@ -35,6 +35,9 @@ PLAIN_OPSET = 18
 """What the exporter's translations are written for; taken when a translation to `OPSET` is wrong."""
 
 
+_REFUSED = "the exporter proved nothing, and the module itself took none of the other sizes that were tried"
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is traced: the module flattened to tensors in, tensors out; `runs` are its true outputs at several sizes."""
@@ -53,11 +56,13 @@ class Strategy:
     """One way: `trace` returns the raw graph, and whether the sizes noted in it can be relied on.
 
     again: the strategy repeats an export that was made before, to another opset; skipped where that export failed.
+    translates: it uses the dynamo exporter's translations; skipped once operators without one were found.
     """
 
     name: str
     trace: Callable[[Subject], tuple[ir.Model, bool]]
     again: str = ""
+    translates: bool = True
 
 
 def trace(built: Built, dims: Dims, *, location: str, work: Path) -> Traced:
@@ -66,36 +71,27 @@ def trace(built: Built, dims: Dims, *, location: str, work: Path) -> Traced:
     Raises ModelBlocked when operators have no translation, all of them listed, and TraceFailed when every strategy
     fails for other reasons.
     """
-    import torch
-
     attempts: list[Attempt] = []
-    blockers: dict[str, Blocker] = {}
+    blockers: tuple[Blocker, ...] = ()
     candidates = [dims, dims.without_guesses()] if dims.guessed else [dims]
     for candidate in candidates:
         fixed = "" if candidate is dims else f", {' and '.join(sorted(dims.guessed))} fixed"
         subject = _subject(built, candidate, work)
         for strategy in STRATEGIES:
-            if strategy.again and strategy.again not in subject.programs:
+            if (strategy.again and strategy.again not in subject.programs) or (blockers and strategy.translates):
                 continue
             started = time.perf_counter()
-            try:
-                with torch.random.fork_rng(), torch.no_grad(), quiet():
-                    torch.manual_seed(0)
-                    raw, reliable = strategy.trace(subject)
-                    model = finished_graph(raw, subject, reliable=reliable)
-                    wrong = disagreement(model, subject)
-            except Exception as error:
-                wrong = reason_of(error)
-                blockers |= {blocker.node: blocker for blocker in unsupported_operators(subject, error)}
-            attempts.append(Attempt(strategy.name + fixed, time.perf_counter() - started, wrong))
-            if not wrong:
-                return Traced(model, tuple(attempts))
+            outcome = _attempt(strategy, subject)
+            attempts.append(Attempt(strategy.name + fixed, time.perf_counter() - started, outcome.reason))
+            if outcome.model is not None:
+                return Traced(outcome.model, tuple(attempts))
+            blockers = blockers or outcome.blockers
         if blockers:
             break
     if blockers:
         raise ModelBlocked(
             "The ONNX exporter",
-            tuple(blockers.values()),
+            blockers,
             hint="Express these in other torch operators, or take them out of the module.",
         )
     listed = "\n".join(f"  {attempt.strategy}: {attempt.reason}" for attempt in attempts)
@@ -104,6 +100,30 @@ def trace(built: Built, dims: Dims, *, location: str, work: Path) -> Traced:
         hint="Control flow and shapes that depend on values are the usual cause: mend the line named above, or fix "
         "the dimension by leaving it out of the dynamic shapes.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    model: ir.Model | None
+    reason: str = ""
+    blockers: tuple[Blocker, ...] = ()
+
+
+def _attempt(strategy: Strategy, subject: Subject) -> _Outcome:
+    """Return the finished graph of one strategy, or why there is none."""
+    import torch
+
+    try:
+        with torch.random.fork_rng(), torch.no_grad(), quiet():
+            torch.manual_seed(0)
+            raw, reliable = strategy.trace(subject)
+            if not reliable and subject.dims.sizes and len(subject.runs) == 1:
+                return _Outcome(None, f"nothing shows that {' and '.join(subject.dims.sizes)} can vary: {_REFUSED}")
+            model = finished_graph(raw, subject, reliable=reliable)
+            wrong = disagreement(model, subject)
+    except Exception as error:
+        return _Outcome(None, reason_of(error), unsupported_operators(subject, error))
+    return _Outcome(None, wrong) if wrong else _Outcome(model)
 
 
 def _subject(built: Built, dims: Dims, work: Path) -> Subject:
@@ -131,5 +151,5 @@ STRATEGIES: tuple[Strategy, ...] = (
         partial(traced_by_dynamo, key="relaxed", strict=False, declare=False, opset=OPSET),
     ),
     Strategy("torch.export strict", partial(traced_by_dynamo, key="strict", strict=True, declare=True, opset=OPSET)),
-    Strategy("TorchScript", traced_by_script),
+    Strategy("TorchScript", traced_by_script, translates=False),
 )
