@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from exporter.artifacts import find_artifacts
 from exporter.environment import describe_environment
+from exporter.evaluation.speed import judge_speed
+from exporter.evaluation.tolerance import UserGate, gates_for
 from exporter.jobs import user_gates
 from exporter.packaging import summed_up
 from exporter.recipe import Recipe, TargetRequest, checked
@@ -21,8 +23,6 @@ from exporter.sources import open_source
 from exporter.sources.base import Feeds, Source
 from exporter.timing import EAGER, Runners, time_runners, timing_feeds
 from exporter.verification import artifact_title, precision_of
-from exporter.verify.speed import judge_speed
-from exporter.verify.tolerance import UserGate, gates_for
 from passes.errors import CannotRun, ExitCode, UsageError, worst
 from targets.base import Artifact
 from targets.registry import get_target

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.evaluation.accuracy import compare_runs
+from exporter.evaluation.tolerance import GateSpec
 from exporter.original import Original
 from exporter.report.progress import Progress
 from exporter.results import StageAccuracy, Verdict
 from exporter.sources.onnx_runner import open_onnx
-from exporter.verify.accuracy import compare_runs
-from exporter.verify.tolerance import GateSpec
 from passes.errors import ExitCode, GraphwrightError
 from passes.serialization import save_model
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.evaluation.tolerance import gates_for
 from exporter.graph_stage import graph_accuracy
 from exporter.jobs import Job
 from exporter.optimization import run_pipeline
@@ -15,7 +16,6 @@ from exporter.original import Original
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.results import Attempt, PipelineReport, StageAccuracy
-from exporter.verify.tolerance import gates_for
 from passes.catalogue import default_pipeline
 from passes.parse import pipeline_from_text
 from passes.serialization import load_model, save_model

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from exporter.evaluation.gates import parse_gates
+from exporter.evaluation.tolerance import UserGate
 from exporter.recipe import Recipe, TargetRequest
-from exporter.verify.gates import parse_gates
-from exporter.verify.tolerance import UserGate
 from passes.errors import UsageError
 from passes.parse import pipeline_from_text
 from passes.pipeline import Pipeline

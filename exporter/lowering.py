@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.evaluation.accuracy import compare_runs
+from exporter.evaluation.tolerance import gates_for
 from exporter.graph_stage import graph_accuracy
 from exporter.graphs import Graphs
 from exporter.jobs import Job
@@ -15,8 +17,6 @@ from exporter.optimization import run_pipeline
 from exporter.original import Original
 from exporter.report.progress import Progress
 from exporter.results import ArtifactReport, PipelineReport, StageAccuracy, Verdict
-from exporter.verify.accuracy import compare_runs
-from exporter.verify.tolerance import gates_for
 from passes.base import Context
 from passes.errors import ExitCode, GraphwrightError, ModelBlocked
 from targets.base import Artifact, Precision

@@ -8,15 +8,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from exporter.evaluation.batches import vary_batches
+from exporter.evaluation.references import ReferenceOutputs, record_references
+from exporter.evaluation.tolerance import UserGate
 from exporter.jobs import user_gates
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
 from exporter.sources import open_source
 from exporter.sources.base import Source
-from exporter.verify.batches import vary_batches
-from exporter.verify.references import ReferenceOutputs, record_references
-from exporter.verify.tolerance import UserGate
 from passes.errors import UsageError
 from targets.base import DimRange
 
@@ -58,15 +58,15 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
     notes = [] if given is not None else ["Verified on the source's own example only: give --samples for more."]
     if calibration is not None and recipe.calibration == recipe.samples:
         notes.append("Calibration and held-out samples are the same: the int8 accuracy is optimistic.")
-    dims = {**dims_from_samples(inputs, held_out), **recipe.dims}
     example = source.example()
     traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()
-    varied = vary_batches(held_out, inputs, traced=traced)
+    varied = vary_batches(held_out, inputs, dims=recipe.dims, traced=traced)
+    dims = {**dims_from_samples(inputs, chain(held_out, varied)), **recipe.dims}
     progress.done()
     progress.stage("run the original")
     with source.reference(threads=recipe.thread_count) as reference:
         references = record_references(
-            chain(held_out, varied), reference, work / "references", advance=progress.advance
+            held_out, reference, work / "references", further=varied, advance=progress.advance
         )
     progress.done()
     return Original(
@@ -79,12 +79,12 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
         threads=recipe.thread_count,
         description={
             "held_out": recipe.samples or "the source's own example",
-            "held_out_count": len(references) - len(varied),
-            "further_batches": len(varied),
+            "held_out_count": len(references) - references.further,
+            "further_batches": references.further,
             "calibration": recipe.calibration if calibration is not None else None,
             "dims": {name: [dim.minimum, dim.usual, dim.maximum] for name, dim in sorted(dims.items())},
         },
-        notes=tuple(notes),
+        notes=(*notes, *references.notes),
     )
 
 

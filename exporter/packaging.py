@@ -9,14 +9,14 @@ from pathlib import Path
 
 from exporter.artifacts import BUILD_FORMAT
 from exporter.environment import package_versions
+from exporter.evaluation.speed import judge_size, judge_speed
+from exporter.evaluation.tolerance import gates_for
 from exporter.graphs import MODEL_FILE
 from exporter.lowering import Lowered
 from exporter.original import Original
 from exporter.recipe import Recipe
 from exporter.results import ArtifactReport, BuildReport, Gate, StageAccuracy, Verdict
 from exporter.timing import EAGER, Speeds
-from exporter.verify.speed import judge_size, judge_speed
-from exporter.verify.tolerance import gates_for
 from passes.errors import ExitCode, worst
 from targets.base import DimRange
 from targets.manifest import FILE_NAME, FORMAT_VERSION, hashes_of, write_manifest

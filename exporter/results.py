@@ -54,7 +54,7 @@ class OutputAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One threshold and how it went; `name` is one of those that exporter.verify.tolerance.GATES describes."""
+    """One threshold and how it went; `name` is one of those that exporter.evaluation.tolerance.GATES describes."""
 
     name: str
     threshold: float

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from exporter.evaluation.speed import TimingPlan, measure
 from exporter.report.progress import Progress
 from exporter.results import SpeedComparison
-from exporter.verify.speed import TimingPlan, measure
 from passes.errors import GraphwrightError
 
 if TYPE_CHECKING:

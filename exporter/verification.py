@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporter.artifacts import find_artifacts
 from exporter.environment import describe_environment
+from exporter.evaluation.tolerance import GATES
 from exporter.jobs import user_gates
 from exporter.lowering import artifact_accuracy
 from exporter.original import read_original
@@ -16,7 +17,6 @@ from exporter.packaging import summed_up
 from exporter.recipe import Recipe, TargetRequest, checked
 from exporter.report.progress import Progress, make_progress
 from exporter.results import ArtifactReport, BuildReport, StageAccuracy, Verdict
-from exporter.verify.tolerance import GATES
 from passes.errors import ArtifactRefused, ExitCode, UsageError
 from targets.base import PRECISIONS, Artifact, Precision
 

@@ -31,9 +31,9 @@ def generated_inputs(model: ir.Model) -> tuple[Mapping[str, np.ndarray], ...]:
             if value.is_initializer():
                 continue
             name = str(value.name)
-            shape = [
-                _length(dim, f"{name}.{axis}", lengths, sizes) for axis, dim in enumerate(dims_of(value) or (sizes[0],))
-            ]
+            dims = dims_of(value)
+            places = enumerate((None,) if dims is None else dims)
+            shape = [_length(dim, f"{name}.{axis}", lengths, sizes) for axis, dim in places]
             feed[name] = _array(value, shape, bounds.get(name, _SAFE_INTEGER), random)
         sets.append(feed)
     return tuple(sets)
@@ -56,15 +56,15 @@ def _array(value: ir.Value, shape: list[int], bound: int, random: np.random.Gene
     if value.dtype is not None and value.dtype.is_string():
         return np.full(shape, "text", dtype=object)
     if dtype == np.bool_:
-        return random.random(shape) < 0.7
+        return np.asarray(random.random(shape) < 0.7)
     if value.dtype is not None and value.dtype.is_integer():
         if "mask" in str(value.name).lower():
             mask = (random.random(shape) < 0.7).astype(dtype)
             if mask.ndim:
                 mask[..., 0] = 1
             return mask
-        return random.integers(0, max(bound, 1), size=shape).astype(dtype)
-    return random.standard_normal(shape).astype(dtype)
+        return np.asarray(random.integers(0, max(bound, 1), size=shape)).astype(dtype)
+    return np.asarray(random.standard_normal(shape)).astype(dtype)
 
 
 def integer_bounds(model: ir.Model) -> dict[str, int]:

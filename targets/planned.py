@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 # Operator -> how many of its first inputs must be dequantized for the product to be an int8 one.
 _PRODUCTS = {"Conv": 2, "ConvTranspose": 2, "MatMul": 2, "Gemm": 2, "LSTM": 3, "GRU": 3}
-_PASSED_THROUGH = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze"})
+# Operators that a runtime runs on the integers themselves when they stand between DequantizeLinear and a product.
+_PASSED_THROUGH = frozenset(
+    {"Transpose", "Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Split", "Gather", "Pad"}
+)
 
 
 def planned_int8(model: ir.Model) -> tuple[str, ...]:

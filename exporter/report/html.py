@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from exporter.evaluation.tolerance import GATES
 from exporter.report import wording
 from exporter.report.charts import (
     AXIS_HEIGHT,
@@ -17,7 +18,6 @@ from exporter.report.charts import (
 )
 from exporter.report.summary import all_gates, artifact_name, artifact_row, failures, headline, omissions, stage_row
 from exporter.results import BuildReport
-from exporter.verify.tolerance import GATES
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
+from exporter.evaluation.tolerance import GATES
 from exporter.report.summary import all_gates, artifact_name
 from exporter.report.wording import number_text, printable
 from exporter.results import ArtifactReport, BuildReport, Gate, StageAccuracy, Verdict
-from exporter.verify.tolerance import GATES
 
 
 def junit_text(report: BuildReport) -> str:

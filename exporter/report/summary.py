@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from exporter.evaluation.localize import chain_of, localize
 from exporter.report.wording import (
     UNKNOWN,
     bytes_text,
@@ -16,7 +17,6 @@ from exporter.report.wording import (
     share_text,
 )
 from exporter.results import ArtifactReport, BuildReport, Gate, SpeedComparison, StageAccuracy, Verdict
-from exporter.verify.localize import chain_of, localize
 from passes.errors import ExitCode
 
 EXIT_MEANINGS = {

@@ -95,11 +95,8 @@ def _lift(node: ir.Node, recorder: Recorder) -> None:
     if not output.uses() or not recorder.may_apply(node, "Constant"):
         return
     name = str(output.name)
-    if tensor.name != name:
-        tensor.name = name
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
-    )
+    own = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)  # other copies of the model share the attribute's
+    value = ir.Value(name=name, type=ir.TensorType(own.dtype), shape=ir.Shape(own.shape.numpy()), const_value=own)
     output.replace_all_uses_with(value)
     graph.remove(node)
     graph.register_initializer(value)

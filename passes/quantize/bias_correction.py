@@ -6,26 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from passes.quantize.weighted import is_constant
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import onnx_ir as ir
 
-    from passes.quantize.ranges import ChannelRanges
     from passes.quantize.weighted import Weight
 
 
 def mean_shift(
-    weight: Weight, rounding: npt.NDArray[np.floating], channels: ChannelRanges | None
+    weight: Weight, rounding: npt.NDArray[np.floating], mean: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64] | None:
     """Return how far the mean of each output channel moves when the weight changes by `rounding`.
 
-    `rounding` has the weight's shape; `channels` are those of the operator's input. None where the operator's layout
-    is not a Conv's or a Gemm's, or nothing was seen. Padding is counted as if it held the mean.
+    `rounding` has the weight's shape; `mean` is that of each channel of the operator's input. None for a layout that
+    is neither a Conv's nor a matrix product's. Padding is counted as if it held the mean.
     """
-    if channels is None:
-        return None
-    mean = np.asarray(channels.mean)
     node = weight.node
-    if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
+    if weight.has_rows():
         rows = rounding.T if node.attributes.get_int("transB", 0) else rounding
         return np.asarray(mean @ rows, np.float64) if rows.shape[0] == mean.size else None
     if node.op_type == "Conv":
@@ -36,3 +35,18 @@ def mean_shift(
         grouped = taps.reshape(groups, -1, taps.shape[1])  # [g, O / g, I / g]
         return np.asarray(np.einsum("goi,gi->go", grouped, mean.reshape(groups, -1)).reshape(-1), np.float64)
     return None
+
+
+def added_bias(product: ir.Node) -> tuple[ir.Node, int] | None:
+    """Return the Add, and the position of its constant, that gives a matrix product its bias; None without one.
+
+    The Add must be the product's only reader, and its constant vary over the channels only: [N], [1, 1, N].
+    """
+    uses = list(product.outputs[0].uses())
+    if len(uses) != 1 or product.outputs[0].is_graph_output() or uses[0].node.op_type != "Add":
+        return None
+    position = 1 - uses[0].idx
+    operand = uses[0].node.inputs[position]
+    if operand is None or not is_constant(operand) or operand.shape is None:
+        return None
+    return (uses[0].node, position) if all(size == 1 for size in list(operand.shape)[:-1]) else None

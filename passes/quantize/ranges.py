@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class ChannelRanges:
     """What was seen in each channel of an activation that weights multiply: extremes, mean, and mean square.
 
+    rows: from how many entries a channel.
+
     The channels lie on the last axis of a matrix product's input and on axis 1 of a convolution's.
     """
 
@@ -21,6 +23,7 @@ class ChannelRanges:
     high: tuple[float, ...]
     mean: tuple[float, ...]
     mean_square: tuple[float, ...]
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)

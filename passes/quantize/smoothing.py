@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 LEAST_GAIN = 1.5
 """How many times smaller the estimated error must be for the extra multiplication to be worth it."""
 
+LEAST_ROWS_A_CHANNEL = 2
+"""With fewer rows seen than this times the channels, a channel's extremes say little about data to come."""
+
+_PEAK_FLOOR = 0.25
+"""A channel counts as at least this share of the median peak: what was quiet so far may not stay so."""
+
 _STRENGTHS = np.linspace(0.2, 1.0, 9)
 _LEAST = 1e-6
 
@@ -46,9 +52,12 @@ def best_smoothing(
     channels = covered.channels
     if channels is None or not weights or any(weight.shape[0] != len(channels.low) for weight in weights):
         return None
+    if channels.rows < LEAST_ROWS_A_CHANNEL * len(channels.low):
+        return None
     low, high = np.minimum(channels.low, 0.0), np.maximum(channels.high, 0.0)
     squares = np.asarray(channels.mean_square)
     peaks = np.maximum(np.maximum(-low, high), _LEAST)
+    peaks = np.maximum(peaks, _PEAK_FLOOR * np.median(peaks))
     rows = np.maximum(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0), _LEAST)
     span = 2 * covered.symmetric_peak if symmetric else covered.high - covered.low
     plain = _error(span, squares, weights, np.ones(len(peaks)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from passes.quantize.bias_correction import mean_shift
+from passes.quantize.bias_correction import added_bias, mean_shift
 from passes.quantize.weighted import Weight, bias_of, weight_of
 from passes.quantize.weights import QuantizedWeight, dequantize_weight, quantize_weight
 
@@ -62,8 +62,11 @@ class WeightInsertion:
         real, quantized = self._quantized(weight, array, bias, source)
         node.replace_input_with(weight.index, real)
         self.editor.drop_if_unread(weight.value)
+        shift = self._shift(weight, array, quantized, source)
         if bias is not None:
-            self._write_bias(node, bias, self._shift(weight, array, quantized, source), quantized, source)
+            self._write_bias(node, bias, shift, quantized, source)
+        elif shift is not None:
+            self._correct_added_bias(node, shift)
 
     def _smoothed(self, weight: Weight, source: ir.Value) -> Floats:
         smoothing = self.smoothings.get(source)
@@ -115,9 +118,32 @@ class WeightInsertion:
 
     def _shift(self, weight: Weight, array: Floats, quantized: QuantizedWeight, source: ir.Value) -> Floats | None:
         covered = self.ranges.get(str(source.name))
-        if not self.scheme.correct_bias or covered is None or source in self.smoothings:
+        if not self.scheme.correct_bias or covered is None or covered.channels is None:
             return None
-        return mean_shift(weight, dequantize_weight(quantized) - array, covered.channels)
+        mean = np.asarray(covered.channels.mean)
+        if source in self.smoothings:
+            mean = mean / self.smoothings[source].factors
+        return mean_shift(weight, dequantize_weight(quantized) - array, mean)
+
+    def _correct_added_bias(self, product: ir.Node, shift: Floats) -> None:
+        """Take `shift` off the constant that an Add puts on a MatMul; a MatMul without one stays as it is."""
+        import onnx_ir as ir
+
+        if product.op_type != "MatMul" or (found := added_bias(product)) is None:
+            return
+        addition, position = found
+        operand = addition.inputs[position]
+        assert operand is not None
+        tensor = ir.convenience.get_const_tensor(operand)
+        if (
+            tensor is None
+            or tensor.dtype != ir.DataType.FLOAT
+            or tensor.numpy().shape[-1:] not in ((), (1,), shift.shape)
+        ):
+            return
+        corrected = np.asarray(tensor.numpy() - shift, np.float32)
+        addition.replace_input_with(position, self.editor.constant(f"{product.outputs[0].name}_bias", corrected))
+        self.editor.drop_if_unread(operand)
 
     def _write_bias(
         self, node: ir.Node, bias: Floats, shift: Floats | None, weight: QuantizedWeight, source: ir.Value

@@ -39,11 +39,14 @@ class Weight:
             return f"its weight '{self.value.name}' has entries that are not finite"
         return ""
 
+    def has_rows(self) -> bool:
+        """Return whether it is the right operand [K, N], or its transpose, of a plain matrix product."""
+        is_right = self.node.op_type in ("MatMul", "Gemm") and self.index == 1 and len(self.tensor.shape) == 2
+        return is_right and not self.node.attributes.get_int("transA", 0)
+
     def rows(self) -> npt.NDArray[np.floating] | None:
         """Return a matrix product's right operand as [K, N]; None for any other weight."""
-        if self.node.op_type not in ("MatMul", "Gemm") or self.index != 1 or len(self.tensor.shape) != 2:
-            return None
-        if self.node.attributes.get_int("transA", 0):
+        if not self.has_rows():
             return None
         return self.array().T if self.node.attributes.get_int("transB", 0) else self.array()
 

@@ -27,6 +27,7 @@ QUANTIZATION = QuantizationSupport(
     per_channel=True,
     bias="int32",
     quantize_outputs=True,
+    float_output=frozenset({"MatMul", "Gemm"}),
     activation_matmul=False,
 )
 

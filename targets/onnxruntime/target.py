@@ -48,10 +48,11 @@ class OnnxRuntimeTarget:
         return cpu_capabilities()
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
+        from passes.expand.expand_functions import ExpandFunctions
         from passes.expand.materialize_broadcasts import MaterializeBroadcasts
         from passes.pipeline import Pipeline
 
-        return Pipeline((MaterializeBroadcasts(),))
+        return Pipeline((ExpandFunctions(), MaterializeBroadcasts()))
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         from targets.onnxruntime.blockers import find_blockers

@@ -22,7 +22,7 @@ QUANTIZATION = QuantizationSupport(
     per_channel=True,
     bias="float32",
     quantize_outputs=False,
-    activation_matmul=True,
+    activation_matmul=False,
 )
 
 # A hint -> the name by which a device says that it has this arithmetic.

@@ -56,7 +56,8 @@ def _node_from_runtime(operation: Any) -> _Executed:
     facts = {key: _text(value) for key, value in operation.get_rt_info().items()}
     originals: list[str] = []
     for name in facts.get("originalLayersNames", "").split(","):
-        originals += [name, name.rpartition("/")[0]]  # "conv_3/WithoutBiases" is conv_3
+        parts = name.split("/")  # "conv_3/WithoutBiases/DequantizationMultiply" is a part of conv_3
+        originals += ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
     return _Executed(
         facts.get("layerType", "unknown"),
         facts.get("runtimePrecision", "unknown"),

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
+from passes.cleanup.eliminate_dead_code import EliminateDeadCode
+from passes.cleanup.fold_constants import FoldConstants
+from passes.cleanup.fold_shapes import FoldShapes
+from passes.cleanup.remove_identities import RemoveIdentities
 from passes.errors import Blocker, ModelBlocked, UsageError
-from passes.pipeline import Pipeline
+from passes.expand.expand_attention import ExpandAttention
+from passes.expand.expand_functions import ExpandFunctions
+from passes.pipeline import Pipeline, Repeat
 from targets.base import PRECISIONS, Artifact, BuildOptions, Readiness, Runner
 from targets.tensorrt.artifact import write_artifact
 from targets.tensorrt.backend import Package, architectures_of, find_package
@@ -22,6 +29,16 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from passes.capabilities import Capabilities
+
+
+LEGALISATION = Pipeline(
+    (
+        ExpandAttention(),
+        ExpandFunctions(),
+        Repeat((FoldConstants(), FoldShapes(), RemoveIdentities(), EliminateCommonSubexpressions())),
+        EliminateDeadCode(),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +98,8 @@ class TensorRtTarget:
         return capabilities_for(architectures_of(settings_from_text(options.settings)))
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
-        """Return the legalisation: Attention and other operators without a kernel are expanded."""
-        return Pipeline()
+        """Return the legalisation: Attention and other operators without a kernel are expanded, then cleaned up."""
+        return LEGALISATION
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         """Return every reason why the legalised graph can't be built; needs no TensorRT package."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from passes.base import node_label
 from passes.errors import Blocker
 from targets.base import BuildOptions
+from targets.origin import source_line
 from targets.xla.backend import load_jax
 from targets.xla.bounds import signature_of
 from targets.xla.lowering import registry
-from targets.xla.lowering.program import SOURCE_LINE, unsupported_reason
+from targets.xla.lowering.program import unsupported_reason
 from targets.xla.settings import settings_from
 from targets.xla.symbols import fed_inputs
 
@@ -59,6 +60,5 @@ def _operator_blockers(model: ir.Model) -> list[Blocker]:
                 continue
             if registry.find_lowering(node.op_type, node.domain, version) is None:
                 reason = unsupported_reason(node.domain, node.op_type, version)
-                origin = node.metadata_props.get(SOURCE_LINE, "")
-                found.append(Blocker(node_label(node), node.op_type, reason, origin))
+                found.append(Blocker(node_label(node), node.op_type, reason, source_line(node)))
     return found

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from passes.errors import Blocker
 from targets.base import BuildOptions, DimRange, TensorSpec
+from targets.specs import model_inputs
 from targets.xla.backend import tracing
 from targets.xla.lowering.program import Program
 from targets.xla.settings import Settings
-from targets.xla.symbols import fed_inputs, fixed_specs, spec_of, symbol_names, symbolic_inputs
+from targets.xla.symbols import fixed_specs, symbol_names, symbolic_inputs
 from targets.xla.weights import stored_dtype, weights_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def signature_of(model: ir.Model, settings: Settings, options: BuildOptions) -> 
     """Return the signature of the first dry trace that meets no blocker, or of the one that meets the fewest."""
     import jax
 
-    specs = tuple(spec_of(value) for value in fed_inputs(model))
+    specs = model_inputs(model)
     if settings.shapes == "fixed":
         specs = tuple(fixed_specs(specs, options.dims))
     suggested: set[str] = set()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from passes.base import node_label
 from passes.errors import BuildFailed
 from targets.base import Artifact, BuildOptions, TensorSpec
 from targets.manifest import Manifest, hashes_of, write_manifest
+from targets.planned import planned_int8
 from targets.xla.backend import load_jax, tracing, versions
 from targets.xla.bounds import signature_of, weight_shapes
 from targets.xla.chips import HBM_SOURCE, chip_of
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 PROGRAM_FILE = "program.jax_export"
 """StableHLO with jax's calling convention, as `jax.export` serializes it."""
+
+_INT8_ON_CPU = "matrix products in int8; convolutions as the same integers in float32 units, where the CPU is faster"
 
 _PLATFORMS: tuple[tuple[str, ...], ...] = (("cpu", "tpu", "cuda"), ("cpu", "tpu"), ("cpu",))
 
@@ -48,7 +53,7 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions) -> Artifac
     weights = weights_of(model)
     write_weights(out / WEIGHTS_FILE, weights, settings.float_type)
     details: dict[str, Any] = {
-        "int8_operators": list(exported.int8),
+        **_int8_details(model, exported.int8),
         "platforms": list(exported.platforms),
         "weights": len(weights),
         "bounds": list(exported.bounds),
@@ -76,6 +81,18 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions) -> Artifac
     )
     write_manifest(out, manifest)
     return Artifact(out, manifest)
+
+
+def _int8_details(model: ir.Model, lowered: tuple[str, ...]) -> dict[str, Any]:
+    """Return how many products the graph asks for in int8, how many are by operator, and which compute in float."""
+    kinds = {node_label(node): node.op_type for node in model.graph.all_nodes()}
+    planned = planned_int8(model)
+    return {
+        "int8_planned": len(planned),
+        "int8_executed": dict(sorted(Counter(kinds[name] for name in lowered if name in kinds).items())),
+        "float_fallbacks": sorted(set(planned) - set(lowered)),
+        "int8_on_cpu": _INT8_ON_CPU if lowered else "",
+    }
 
 
 def export_program(model: ir.Model, settings: Settings, options: BuildOptions) -> Exported:

@@ -11,10 +11,10 @@ import numpy as np
 
 from passes.errors import ArtifactRefused, CannotRun, UsageError
 from targets.base import Artifact, TensorSpec
+from targets.feeds import check_feeds
 from targets.manifest import read_manifest
 from targets.xla.backend import load_jax
 from targets.xla.build import PROGRAM_FILE
-from targets.xla.symbols import dtype_from_name
 from targets.xla.weights import FILE_NAME as WEIGHTS_FILE
 from targets.xla.weights import read_weights
 
@@ -34,29 +34,39 @@ class XlaRunner:
     threads: int
     pool_threads: int
     function: Any
+    bounds: tuple[str, ...] = ()
     compiled: dict[tuple[tuple[int, ...], ...], Any] = field(default_factory=dict)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         import jax
 
-        values = checked(self.inputs, feeds)
+        check_feeds(feeds, self.inputs)
+        values = [np.asarray(feeds[spec.name], order="C") for spec in self.inputs]
         shapes = tuple(value.shape for value in values)
         with jax.enable_x64(True):
             if shapes not in self.compiled:
-                self.compiled[shapes] = _compiled(self.function, values, self.threads)
+                self.compiled[shapes] = self._compiled(values)
             results = self.compiled[shapes](*values)
             arrays = [np.asarray(result) for result in results]
         return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
 
+    def _compiled(self, values: list[Array]) -> Any:
+        import jax
 
-def _compiled(function: Any, values: list[Array], threads: int) -> Any:
-    import jax
-
-    lowered = jax.jit(function).lower(*values)
-    if jax.default_backend() != "cpu" or threads != 1:
-        return lowered.compile()
-    # One thread can be had whatever the pool's size: the program then never hands work to the pool.
-    return lowered.compile(compiler_options={"xla_cpu_multi_thread_eigen": False})
+        # One thread can be had whatever the pool's size: the program then never hands work to the pool.
+        alone = jax.default_backend() == "cpu" and self.threads == 1
+        try:
+            lowered = jax.jit(self.function).lower(*values)
+            return lowered.compile(compiler_options={"xla_cpu_multi_thread_eigen": False} if alone else None)
+        except Exception as error:
+            shapes = ", ".join(
+                f"{spec.name}{list(value.shape)}" for spec, value in zip(self.inputs, values, strict=True)
+            )
+            bounds = f" Its bounds: {'; '.join(self.bounds)}." if self.bounds else ""
+            raise UsageError(
+                f"The program does not take the sizes {shapes}: {str(error).splitlines()[0][:300]}",
+                hint=f"Feed sizes of at least 1 that fit the model.{bounds}",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -92,7 +102,8 @@ def open_artifact(artifact: Artifact, threads: int) -> Iterator[XlaRunner]:
         # Weights are constants of the compiled program: on a CPU, convolutions then run on weights laid out for them.
         return exported.call(weights, list(inputs))
 
-    yield XlaRunner(manifest.inputs, manifest.outputs, threads, pool, function)
+    bounds = tuple(manifest.details.get("bounds", ()))
+    yield XlaRunner(manifest.inputs, manifest.outputs, threads, pool, function, bounds)
 
 
 def _prepare_threads(threads: int) -> int:
@@ -122,38 +133,3 @@ def _prepare_threads(threads: int) -> int:
 
 
 _pool: dict[str, int] = {}
-
-
-def checked(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> list[Array]:
-    """Return the fed arrays in the program's order. Raises UsageError for a wrong name, rank, type or size."""
-    expected = "; ".join(map(str, specs))
-    missing = [spec.name for spec in specs if spec.name not in feeds]
-    unknown = [name for name in feeds if name not in {spec.name for spec in specs}]
-    if missing or unknown:
-        got = ", ".join(feeds) or "nothing"
-        raise UsageError(
-            f"The inputs do not match: expected {expected}; got {got}.", hint=_names_hint(missing, unknown)
-        )
-    symbols: dict[str, int] = {}
-    for spec in specs:
-        array = np.asarray(feeds[spec.name])
-        got = f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
-        if array.dtype != dtype_from_name(spec.dtype) or array.ndim != len(spec.shape):
-            raise UsageError(f"The input '{spec.name}' does not match: expected {spec}; got {got}.")
-        for axis, (dim, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
-            wanted = symbols.setdefault(dim, size) if isinstance(dim, str) else size if dim is None else dim
-            if size != wanted or size == 0:
-                raise UsageError(
-                    f"The input '{spec.name}' does not match: expected {spec}; got {got}.",
-                    hint=f"Axis {axis} must be {wanted or 'at least 1'}.",
-                )
-    return [
-        np.ascontiguousarray(feeds[spec.name]) if np.ndim(feeds[spec.name]) else np.asarray(feeds[spec.name])
-        for spec in specs
-    ]
-
-
-def _names_hint(missing: list[str], unknown: list[str]) -> str:
-    parts = [f"missing: {', '.join(missing)}"] if missing else []
-    parts += [f"unknown: {', '.join(unknown)}"] if unknown else []
-    return "; ".join(parts)

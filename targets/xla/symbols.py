@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from passes.errors import UsageError
-from targets.base import Dim, DimRange, TensorSpec
+from targets.base import DimRange, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,19 +20,6 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def fed_inputs(model: ir.Model) -> list[ir.Value]:
     """Return the graph's inputs that a caller feeds: those without an initializer."""
     return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-
-
-def spec_of(value: ir.Value) -> TensorSpec:
-    """Return the name, dtype and shape of a graph input or output; "" and () stand for what is not declared."""
-    dtype = value.dtype.numpy().name if value.dtype is not None else ""
-    return TensorSpec(str(value.name), dtype, dims_of(value))
-
-
-def dims_of(value: ir.Value) -> tuple[Dim, ...]:
-    """Return a value's dimensions: sizes, names, or None."""
-    if value.shape is None:
-        return ()
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
 def symbol_names(specs: Sequence[TensorSpec]) -> dict[str, str]:

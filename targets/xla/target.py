@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import platform
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
 
 
 class XlaTarget:
-    """XLA through jax. Settings: topology, shapes, matmul_precision (see `targets.xla.settings.KNOWN`)."""
+    """XLA through jax. Settings: topology, shapes, matmul_precision (see `targets.xla.settings.TABLE`)."""
 
     name = "xla"
     summary = "XLA: StableHLO with symbolic shapes, run on CPU, or compiled ahead of time for a TPU (topology=v5e:2x2)"
 
     def probe(self) -> Readiness:
         """Return what this machine can do; jax is imported to find out whether it works."""
+        from targets.processor import processor_label
         from targets.xla.backend import has_tpu, versions
 
         found = versions()
@@ -45,7 +45,7 @@ class XlaTarget:
         reason, fix = "", ""
         if "libtpu" not in found:
             reason, fix = "libtpu is not installed: no topology can be compiled for.", "pip install 'graphwright[tpu]'"
-        device = "tpu" if has_tpu() else f"cpu ({platform.machine()})"
+        device = "tpu" if has_tpu() else processor_label()
         return Readiness(True, True, reason, fix, found, device)
 
     def check(self, options: BuildOptions) -> None:

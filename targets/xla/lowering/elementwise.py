@@ -66,7 +66,7 @@ def erf(call: Call, x: Any) -> Any:
     return jax.scipy.special.erf(x)
 
 
-@lowers("Identity", since=1)
+@lowers("Identity", since=1, takes_quantized=True)
 def identity(call: Call, x: Any) -> Any:
     return x
 

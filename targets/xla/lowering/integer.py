@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 
 from targets.xla.lowering.direct import float_convolution, settings_of
-from targets.xla.lowering.values import Dequantized, is_host
+from targets.xla.lowering.values import Dequantized, is_host, is_scalar
 from targets.xla.lowering.windows import Window
 
 _FLOAT32_EXACT = 1 << 24
 _LARGEST_PRODUCT = 128 * 128
-
-
-def is_scalar(value: Any) -> bool:
-    return bool(value is None or np.prod(value.shape, dtype=object) == 1)
 
 
 def _is_eight_bits(x: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from passes.base import node_label
 from passes.errors import Blocker, BuildFailed
+from targets.origin import source_line
 from targets.xla.lowering.call import Call
 from targets.xla.lowering.registry import Lowering, find_host_function, find_lowering
 from targets.xla.lowering.values import Dequantized, Unknown, Unsupported, is_host, is_symbolic, on_device
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _FOLDED_BYTES = 1 << 20
-SOURCE_LINE = "graphwright.source_line"
 
 _ABSENT: Any = object()
 """What stands for a value that could not be computed, while blockers are collected."""
@@ -257,4 +257,4 @@ def unsupported_reason(domain: str, op_type: str, version: int) -> str:
 
 def _blocker(error: _NodeFailed) -> Blocker:
     node = error.node
-    return Blocker(node_label(node), node.op_type, error.reason, node.metadata_props.get(SOURCE_LINE, ""))
+    return Blocker(node_label(node), node.op_type, error.reason, source_line(node))

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from targets.xla.lowering.call import Call
 from targets.xla.lowering.registry import lowers
-from targets.xla.lowering.values import Unsupported, dims_from, host_dims, ints_from, object_array
+from targets.xla.lowering.values import (
+    Dequantized,
+    Unsupported,
+    dims_from,
+    host_dims,
+    ints_from,
+    is_scalar,
+    object_array,
+    on_device,
+)
 
 
 @lowers("Shape", since=1)
@@ -36,12 +46,16 @@ def target_shape(given: tuple[Any, ...], shape: tuple[Any, ...], *, allow_zero: 
     return tuple(shape[position] if isinstance(dim, int) and dim == 0 else dim for position, dim in enumerate(given))
 
 
-@lowers("Reshape", since=5, host=(1,))
+@lowers("Reshape", since=5, host=(1,), takes_quantized=True)
 def reshape(call: Call, x: Any, shape: Any) -> Any:
+    """Return x in another shape; a tensor that is not dequantized yet stays so if one scale serves all of it."""
     import jax.numpy as jnp
 
-    wanted = dims_from(shape, "the new shape")
-    return jnp.reshape(x, target_shape(wanted, tuple(x.shape), allow_zero=bool(call.integer("allowzero"))))
+    given = dims_from(shape, "the new shape")
+    wanted = target_shape(given, tuple(x.shape), allow_zero=bool(call.integer("allowzero")))
+    if isinstance(x, Dequantized) and is_scalar(x.scale) and is_scalar(x.zero_point):
+        return replace(x, quantized=jnp.reshape(x.quantized, wanted), axis=0)
+    return jnp.reshape(on_device(x), wanted)
 
 
 @lowers("Flatten", since=1)
@@ -59,11 +73,15 @@ def flatten(call: Call, x: Any) -> Any:
     return jnp.reshape(x, (rows, columns))
 
 
-@lowers("Transpose", since=1)
+@lowers("Transpose", since=1, takes_quantized=True)
 def transpose(call: Call, x: Any) -> Any:
+    """Return the axes in another order; a tensor that is not dequantized yet stays so, its scale's axis moved too."""
     import jax.numpy as jnp
 
-    return jnp.transpose(x, call.integers("perm"))
+    order = call.integers("perm") or list(reversed(range(len(x.shape))))
+    if isinstance(x, Dequantized):
+        return replace(x, quantized=jnp.transpose(x.quantized, order), axis=order.index(x.axis))
+    return jnp.transpose(x, order)
 
 
 @lowers("Squeeze", since=1)

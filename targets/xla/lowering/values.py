@@ -65,6 +65,11 @@ def is_host(value: Any) -> bool:
     return isinstance(value, np.ndarray | np.generic)
 
 
+def is_scalar(value: Any) -> bool:
+    """Return whether a scale or zero point is absent or one number."""
+    return value is None or value.size == 1
+
+
 def is_symbolic(value: Any) -> bool:
     """Return whether a value is an array that holds symbolic dimensions."""
     return isinstance(value, np.ndarray) and value.dtype == object

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from exporter.evaluation.localize import chain_of, localize
 from exporter.results import Verdict
-from exporter.verify.localize import chain_of, localize
 from tests.support.reports import build_report, output, stage
 
 

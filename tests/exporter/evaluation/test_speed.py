@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
+from exporter.evaluation.gates import parse_gates
+from exporter.evaluation.speed import TimingPlan, judge_size, judge_speed, measure
+from exporter.evaluation.statistics import NO_DIFFERENCE
+from exporter.evaluation.tolerance import gates_for
 from exporter.results import Verdict
-from exporter.verify.gates import parse_gates
-from exporter.verify.speed import TimingPlan, judge_size, judge_speed, measure
-from exporter.verify.statistics import NO_DIFFERENCE
-from exporter.verify.tolerance import gates_for
 from passes.errors import ExitCode, UsageError
 
 FEEDS = {"x": np.zeros((2, 3), np.float32)}

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from exporter.evaluation.tolerance import GRAPH_STAGES
 from exporter.results import ArtifactReport, StageAccuracy, Verdict
-from exporter.verify.tolerance import GRAPH_STAGES
 
 LEAST_DROP_DB = 3.0
 """A smaller fall of the signal-to-error ratio (less than twice the error power) is no new error."""

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from exporter.evaluation.accuracy import compare_runs
+from exporter.evaluation.gates import parse_gates
+from exporter.evaluation.tolerance import TOLERANCES, gates_for
 from exporter.results import Verdict
-from exporter.verify.accuracy import compare_runs
-from exporter.verify.gates import parse_gates
-from exporter.verify.tolerance import TOLERANCES, gates_for
 from passes.errors import CannotRun, ExitCode
 
 RNG = np.random.default_rng(7)

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from exporter.results import Gate, Latency, SpeedComparison, Verdict
-from exporter.verify.accuracy import shapes_of
-from exporter.verify.statistics import (
+from exporter.evaluation.accuracy import shapes_of
+from exporter.evaluation.statistics import (
     FEWEST_ROUNDS,
     NO_DIFFERENCE,
     conclude,
@@ -26,7 +25,8 @@ from exporter.verify.statistics import (
     noise_floor,
     ratio_interval,
 )
-from exporter.verify.tolerance import GateSpec
+from exporter.evaluation.tolerance import GateSpec
+from exporter.results import Gate, Latency, SpeedComparison, Verdict
 from passes.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.verify.statistics import (
+from exporter.evaluation.statistics import (
     FEWEST_ROUNDS,
     LEAST_MARGIN,
     NO_DIFFERENCE,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.verify import difference
-from exporter.verify.difference import NEGLIGIBLE_NORM, Difference, decibels, rows_of
+from exporter.evaluation import difference
+from exporter.evaluation.difference import NEGLIGIBLE_NORM, Difference, decibels, rows_of
 
 
 def figures(pairs):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.verify.accuracy import shapes_of
-from exporter.verify.difference import Difference, is_exact
+from exporter.evaluation.accuracy import shapes_of
+from exporter.evaluation.difference import Difference, is_exact
 from passes.errors import GraphwrightError, UsageError
 
 if TYPE_CHECKING:

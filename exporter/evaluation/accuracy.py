@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporter.evaluation.difference import Difference, as_float64, is_exact
+from exporter.evaluation.tolerance import GateSpec, accuracy_gates
 from exporter.results import Gate, OutputAccuracy, StageAccuracy, Verdict
-from exporter.verify.difference import Difference, as_float64, is_exact
-from exporter.verify.tolerance import GateSpec, accuracy_gates
 from passes.errors import ExitCode, GraphwrightError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exporter.verify.batches import batch_dimension, vary_batches
+from exporter.evaluation.batches import batch_dimension, vary_batches
 from targets.base import DimRange, TensorSpec
 
 TEXT = (TensorSpec("ids", "int64", ("batch", "seq")), TensorSpec("mask", "int64", ("batch", "seq")))

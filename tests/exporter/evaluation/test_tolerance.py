@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.verify.gates import parse_gates
-from exporter.verify.tolerance import GATES, TOLERANCES, UserGate, accuracy_gates, gates_for
+from exporter.evaluation.gates import parse_gates
+from exporter.evaluation.tolerance import GATES, TOLERANCES, UserGate, accuracy_gates, gates_for
 from passes.errors import ExitCode, UsageError
 from targets.base import PRECISIONS
 

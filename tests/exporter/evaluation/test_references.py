@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from exporter.verify.references import ReferenceChanged, ReferenceFailed, record_references
+from exporter.evaluation.references import ReferenceChanged, ReferenceFailed, record_references
 from passes.errors import ExitCode, UsageError
 
 SAMPLES = [

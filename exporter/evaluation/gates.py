@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable
 
-from exporter.verify.tolerance import ALIASES, GATES, UserGate
+from exporter.evaluation.tolerance import ALIASES, GATES, UserGate
 from passes.errors import UsageError
 from targets.base import PRECISIONS
 
