@@ -72,6 +72,7 @@ def _mark(node: ir.Node, index: int, model: ir.Model, recorder: Recorder, refuse
         refused.add(node)
         return False
     _state_defaults(node, opset_of(model))
+    del body.output[len(node.outputs) :]  # a body lists outputs that this node leaves out and it does not compute
     body.domain, body.name = _DOMAIN, f"{node.op_type}_{index}"
     function = ir.from_proto(body)
     function.opset_imports[""] = opset_of(model)
