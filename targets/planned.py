@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 _PRODUCTS = {"Conv": 2, "ConvTranspose": 2, "MatMul": 2, "Gemm": 2, "LSTM": 3, "GRU": 3}
 # Operators that a runtime runs on the integers themselves when they stand between DequantizeLinear and a product.
 _PASSED_THROUGH = frozenset(
-    {"Transpose", "Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Split", "Gather", "Pad"}
+    {
+        "Transpose",
+        "Reshape",
+        "Flatten",
+        "Identity",
+        "Squeeze",
+        "Unsqueeze",
+        "MaxPool",
+        "Slice",
+        "Split",
+        "Gather",
+        "Pad",
+    }
 )
 
 

@@ -10,6 +10,7 @@ from passes.errors import Blocker
 from targets.isolation import run_isolated
 from targets.openvino.capabilities import CAPABILITY_OF_HINT, OPSET_LIMIT, optimizations_of
 from targets.openvino.conversion import as_onnx_file
+from targets.openvino.node_rules import misread_reason
 from targets.origin import source_line
 from targets.specs import model_inputs, model_outputs
 
@@ -57,18 +58,18 @@ def _type_blockers(model: ir.Model) -> Iterator[Blocker]:
 
 
 def _operator_blockers(model: ir.Model, answer: Mapping[str, Any]) -> Iterator[Blocker]:
-    """Yield each node that a partial conversion leaves unconverted; failing that, the error as one blocker."""
+    """Yield each node that is converted wrongly or not at all; an error that no node explains is one blocker."""
     nodes = list(model.graph.all_nodes())
     for function in model.functions.values():
         nodes.extend(function.all_nodes())
-    blocked: dict[ir.Node, str] = {}
+    blocked = {node: reason for node in nodes if (reason := misread_reason(node))}
     for domain, op_type, name, reason in answer["unconverted"]:
         matching = [node for node in nodes if (_domain(node.domain), node.op_type) == (_domain(domain), op_type)]
         named = [node for node in matching if name in (node.name, *(output.name for output in node.outputs))]
         blocked |= dict.fromkeys(named or matching, reason)
     for node, reason in blocked.items():
         yield Blocker(node_label(node), node.op_type, reason, source_line(node))
-    if answer["error"] and not blocked:
+    if answer["error"] and not answer["unconverted"]:
         yield Blocker(node="graph", operator="model", reason=answer["error"])
 
 
