@@ -120,4 +120,5 @@ class ChannelStatistics:
         if self.low is None or self.high is None or self.total is None or self.squares is None:
             return None
         columns = (self.low, self.high, self.total / self.count, self.squares / self.count)
-        return ChannelRanges(*(tuple(float(value) for value in column) for column in columns), rows=self.count)
+        low, high, mean, square = (tuple(float(value) for value in column) for column in columns)
+        return ChannelRanges(low, high, mean, square, self.count)
