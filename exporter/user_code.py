@@ -77,9 +77,7 @@ def user_code(location: str, file: Path | None) -> Iterator[None]:
     except SystemExit as error:
         raise UsageError(f"{location} called sys.exit({error.code}).", hint="Return a value instead.") from error
     except Exception as error:
-        raise UsageError(
-            f"{location} raised {_said(error)}", hint=f"Raised at {origin_of(error, file)}; mend it there."
-        ) from error
+        raise UsageError(f"{location} raised {_said(error)}", hint=_fix(error, file)) from error
 
 
 def origin_of(error: BaseException, file: Path | None) -> str:
@@ -147,9 +145,14 @@ def _importing(location: str, file: Path | None) -> Iterator[None]:
         hint = 'Put what runs as a script under `if __name__ == "__main__":`.'
         raise UsageError(f"{place} called sys.exit({error.code}) while it was imported.", hint=hint) from error
     except Exception as error:
-        raise UsageError(
-            f"{place} raised {_said(error)} while it was imported.", hint=f"Raised at {origin_of(error, file)}."
-        ) from error
+        raise UsageError(f"{place} raised {_said(error)} while it was imported.", hint=_fix(error, file)) from error
+
+
+def _fix(error: Exception, file: Path | None) -> str:
+    origin = origin_of(error, file)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"Install what provides '{error.name}'; it is imported at {origin}."
+    return f"Raised at {origin}; mend it there."
 
 
 def _said(error: BaseException) -> str:
