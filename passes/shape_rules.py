@@ -165,6 +165,25 @@ def _gather_elements(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     return facts.shape(node.inputs[1])
 
 
+def _gather_nd(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    data, indices = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if data is None or not indices or indices[-1] is None or indices[-1].fixed is None:
+        return None
+    return (*indices[:-1], *data[integer(node, "batch_dims", 0) + indices[-1].fixed :])
+
+
+def _range(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    start, limit, step = (facts.content(value) for value in node.inputs)
+    if start is None or limit is None or step is None or start.fixed != (0,) or step.fixed != (1,):
+        return None
+    return limit.elements[:1]
+
+
+def _constant_of_shape(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    wanted = facts.content(node.inputs[0])
+    return None if wanted is None else wanted.elements
+
+
 def _attention(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     query, value = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
     if query is None or value is None or len(query) != len(value):
@@ -280,11 +299,14 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     **dict.fromkeys(_REDUCING, _reduce),
     "Attention": _attention,
     "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Range": _range,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
     "Transpose": _transpose,

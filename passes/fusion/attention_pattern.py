@@ -14,6 +14,7 @@ from passes.matching import (
     operand_pairs,
     producer_of,
     rank_of,
+    with_constant,
 )
 
 if TYPE_CHECKING:
@@ -164,9 +165,15 @@ def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float, tuple[ir.
         node = producer_of(value, "Mul", "Div")
         if node is None:
             return value, factor, tuple(nodes)
-        by = constant_number(node.inputs[1])
-        if by is None or (node.op_type == "Div" and by == 0):
+        found = with_constant(node) if node.op_type == "Mul" else _divided(node)
+        if found is None:
             return value, factor, tuple(nodes)
-        factor = factor * by if node.op_type == "Mul" else factor / by
+        value, by = found
+        factor *= by
         nodes.append(node)
-        value = node.inputs[0]
+
+
+def _divided(node: ir.Node) -> tuple[ir.Value, float] | None:
+    """Return x and 1 / c where `node` is x / c."""
+    by = constant_number(node.inputs[1])
+    return (node.inputs[0], 1 / by) if by and node.inputs[0] is not None else None

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.cleanup.upgrade_opset import UpgradeOpset
+from passes.matching import opset_of
+from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
+
+OLD = {
+    9: "s = Slice <axes = [1], starts = [0], ends = [2]> (x) y = Relu (s)",
+    10: "s = Dropout <ratio = 0.5> (x) t = Clip <min = -1.0, max = 1.0> (s) y = Slice (t, v0, v2, v1)",
+    11: "s = Unsqueeze <axes = [0]> (x) t = Squeeze <axes = [0]> (s) u = Pad (t, p) y = Slice (u, v0, v2, v1)",
+    12: "s = ReduceSum <axes = [1]> (x) t = Softmax <axis = 1> (x) u = Add (s, t) y = Slice (u, v0, v2, v1)",
+    13: "s, t = Split <axis = 1> (x4) y = Add (s, t)",
+    16: "s = ReduceMean <axes = [1], keepdims = 1> (x) t = Add (s, x) y = Slice (t, v0, v2, v1)",
+    17: "s = LayerNormalization <axis = -1> (x, w) y = Slice (s, v0, v2, v1)",
+    20: "s = Gelu (x) y = Slice (s, v0, v2, v1)",
+}
+
+
+@pytest.mark.parametrize("opset", OLD)
+def test_old_operators_mean_the_same_in_the_new_set(opset: int) -> None:
+    model = graph_from(
+        f"""g (float[N,3] x, float[N,4] x4, float[3] w) => (float[N,2] y) {{
+            v0 = Constant <value = int64[1] {{0}}> ()
+            v1 = Constant <value = int64[1] {{1}}> ()
+            v2 = Constant <value = int64[1] {{2}}> ()
+            p = Constant <value = int64[4] {{0, 0, 0, 1}}> ()
+            {OLD[opset]}
+        }}""",
+        opset=opset,
+    )
+    add_weights(model, w=random_array(3))
+    after, result = rewrite(model, UpgradeOpset())
+    assert opset_of(after) == 23
+    assert [event.rule for event in result.applied] == [f"{opset}-to-23"]
+
+
+def test_group_normalization_gets_a_scale_for_each_channel() -> None:
+    model = graph_from(
+        """g (float[2,4,3] x, float[2] s, float[2] b) => (float[2,4,3] y) {
+            y = GroupNormalization <num_groups = 2> (x, s, b)
+        }""",
+        opset=18,
+    )
+    add_weights(model, s=random_array(2), b=random_array(2, seed=1))
+    after, _ = rewrite(model, UpgradeOpset())
+    assert operators(after)[-1] == "GroupNormalization"
+    assert len(after.graph) > 1
+
+
+def test_large_weights_names_and_metadata_survive_the_converter() -> None:
+    model = graph_from(
+        "g (float[N,200] x, float[200,200] w) => (float[N,200] y) { a = MatMul (x, w) y = Clip <min = 0.0> (a) }",
+        opset=9,
+    )
+    array = random_array(200, 200)
+    add_weights(model, w=array)
+    model.graph.node(0).metadata_props["source"] = "model.py:7"
+    model.graph.node(0).name = "product"
+    after, _ = rewrite(model, UpgradeOpset())
+    node = next(node for node in after.graph if node.op_type == "MatMul")
+    assert (node.name, node.metadata_props["source"], node.outputs[0].name) == ("product", "model.py:7", "a")
+    assert after.graph.initializers["w"].const_value.numpy() is array
+    assert [value.name for value in after.graph.inputs] == ["x"]
+
+
+def test_a_model_with_functions_is_refused() -> None:
+    model = graph_from(
+        """g (float[2] x) => (float[2] y) { y = my.f (x) }
+        <domain: "my", opset_import: ["" : 17]> f (a) => (b) { b = Neg (a) }""",
+        opset=17,
+        domains=', "my" : 1',
+    )
+    after, result = rewrite(model, UpgradeOpset(), is_exact=True)
+    assert opset_of(after) == 17
+    assert reasons(result) == ["the model has functions; run inline-functions first"]
+
+
+def test_what_the_converter_cannot_take_is_refused_and_kept() -> None:
+    model = graph_from('g (float[2,3] x) => (float[2,3] y) { y = Upsample <mode = "nearest"> (x, s) }', opset=9)
+    value = next(value for node in model.graph for value in node.inputs if value is not None and value.name == "s")
+    model.graph.inputs.append(value)
+    import onnx_ir as ir
+
+    value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([2])
+    feeds = ({"x": random_array(2, 3), "s": np.ones(2, np.float32)},)
+    after, result = rewrite(model, UpgradeOpset(), feeds=feeds)
+    if result.refused:
+        assert opset_of(after) == 9
+        assert "onnx's converter failed from opset 9" in reasons(result)[0]
+    else:
+        assert opset_of(after) == 23
+
+
+def test_a_newer_model_is_left_alone_and_the_target_is_checked() -> None:
+    _, result = rewrite(graph_from("g (float[2] x) => (float[2] y) { y = Relu (x) }"), UpgradeOpset(target=21))
+    assert not result.applied
+    with pytest.raises(ValueError, match="target is an opset"):
+        UpgradeOpset(target=7)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.fusion.fuse_conv_batch_norm import FuseConvBatchNorm
+from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
+
+
+def _statistics(channels: int) -> dict[str, np.ndarray]:
+    return {
+        "s": random_array(channels, seed=1),
+        "o": random_array(channels, seed=2),
+        "m": random_array(channels, seed=3),
+        "v": np.abs(random_array(channels, seed=4)) + 0.5,
+    }
+
+
+def _model(body: str, weight: tuple[int, ...], channels: int, *, outputs: str = "float[N,?,?,?] y", bias: bool = True):  # type: ignore[no-untyped-def]
+    extra = f", float[{weight[0]}] b" if bias else ""
+    shape = ",".join(map(str, weight))
+    text = f"""g (float[N,4,8,8] x, float[{shape}] w, float[{channels}] s, float[{channels}] o, float[{channels}] m,
+        float[{channels}] v{extra}) => ({outputs}) {{ {body} }}"""
+    arrays = {"w": random_array(*weight, seed=9), **_statistics(channels)}
+    if bias:
+        arrays["b"] = random_array(weight[0], seed=8)
+    return add_weights(graph_from(text), **arrays)
+
+
+AFTER = {
+    "Conv": ("c = Conv <pads = [1, 1, 1, 1]> (x, w) y = BatchNormalization (c, s, o, m, v)", (6, 4, 3, 3), 6, False),
+    "Conv with a bias": (
+        "c = Conv <strides = [2, 2]> (x, w, b) y = BatchNormalization (c, s, o, m, v)",
+        (6, 4, 3, 3),
+        6,
+        True,
+    ),
+    "Conv in groups": ("c = Conv <group = 2> (x, w, b) y = BatchNormalization (c, s, o, m, v)", (6, 2, 3, 3), 6, True),
+    "ConvTranspose": ("c = ConvTranspose (x, w) y = BatchNormalization (c, s, o, m, v)", (4, 6, 3, 3), 6, False),
+    "ConvTranspose in groups": (
+        "c = ConvTranspose <group = 2> (x, w) y = BatchNormalization (c, s, o, m, v)",
+        (4, 3, 3, 3),
+        6,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AFTER)
+def test_a_norm_after_a_convolution_is_folded(case: str) -> None:
+    body, weight, channels, bias = AFTER[case]
+    after, result = rewrite(_model(body, weight, channels, bias=bias), FuseConvBatchNorm())
+    assert operators(after) == [case.split()[0]]
+    assert [event.rule for event in result.applied] == ["after"]
+
+
+@pytest.mark.parametrize(("group", "bias"), [(1, True), (2, False)])
+def test_a_norm_before_a_convolution_without_padding_is_folded(group: int, bias: bool) -> None:
+    body = f"n = BatchNormalization (x, s, o, m, v) y = Conv <group = {group}> (n, w{', b' if bias else ''})"
+    after, result = rewrite(_model(body, (6, 4 // group, 3, 3), 4, bias=bias), FuseConvBatchNorm())
+    assert operators(after) == ["Conv"]
+    assert [event.rule for event in result.applied] == ["before"]
+
+
+def test_a_norm_before_a_convolution_that_pads_is_refused() -> None:
+    body = "n = BatchNormalization (x, s, o, m, v) y = Conv <pads = [1, 1, 1, 1]> (n, w, b)"
+    after, result = rewrite(_model(body, (6, 4, 3, 3), 4), FuseConvBatchNorm())
+    assert operators(after) == ["BatchNormalization", "Conv"]
+    assert reasons(result) == ["the Conv after it pads with zeros"]
+
+
+def test_a_second_reader_is_refused() -> None:
+    body = "c = Conv (x, w, b) y = BatchNormalization (c, s, o, m, v) z = Relu (c)"
+    model = _model(body, (6, 4, 3, 3), 6, outputs="float[N,?,?,?] y, float[N,?,?,?] z")
+    after, result = rewrite(model, FuseConvBatchNorm())
+    assert operators(after) == ["Conv", "BatchNormalization", "Relu"]
+    assert reasons(result) == ["output 'c' also feeds z"]
+
+
+def test_training_mode_is_refused() -> None:
+    body = "c = Conv (x, w, b) y, rm, rv = BatchNormalization <training_mode = 1> (c, s, o, m, v)"
+    _, result = rewrite(_model(body, (6, 4, 3, 3), 6), FuseConvBatchNorm())
+    assert reasons(result) == ["the norm is in training mode"]
+
+
+def test_a_weight_that_varies_is_refused() -> None:
+    text = """g (float[N,4,8,8] x, float[6,4,3,3] w, float[6] s, float[6] o, float[6] m, float[6] v)
+        => (float[N,6,6,6] y) { c = Conv (x, w) y = BatchNormalization (c, s, o, m, v) }"""
+    _, result = rewrite(add_weights(graph_from(text), **_statistics(6)), FuseConvBatchNorm())
+    assert reasons(result) == ["the weight or bias of the convolution is not constant"]
+    varying = graph_from(text)
+    add_weights(varying, w=random_array(6, 4, 3, 3), **{k: v for k, v in _statistics(6).items() if k != "s"})
+    _, result = rewrite(varying, FuseConvBatchNorm())
+    assert reasons(result) == ["a statistic of the norm is not constant"]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from passes.fusion.fuse_layer_norm import FuseLayerNorm
+from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
+
+CONSTANTS = """
+    last = Constant <value = int64[1] {-1}> ()
+    first = Constant <value = int64[1] {1}> ()
+    two = Constant <value = float {2.0}> ()
+    one = Constant <value = float {1.0}> ()
+    eps = Constant <value = float {0.00001}> ()
+"""
+CORE = (
+    "m = ReduceMean (x, last) d = Sub (x, m) q = Pow (d, two) v = ReduceMean (q, last) e = Add (v, eps) r = Sqrt (e) "
+)
+NORM = CORE + "n = Div (d, r) "
+
+
+def _model(body: str, *, scale: int = 4, outputs: str = "float[N,S,4] y", opset: int = 23):  # type: ignore[no-untyped-def]
+    text = f"g (float[N,S,4] x, float[{scale}] w, float[4] b) => ({outputs}) {{ {CONSTANTS} {body} }}"
+    return add_weights(graph_from(text, opset=opset), w=random_array(scale), b=random_array(4, seed=1))
+
+
+def _ops(model) -> list[str]:  # type: ignore[no-untyped-def]
+    return [op for op in operators(model) if op != "Constant"]
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (NORM + "s = Mul (n, w) y = Add (s, b)", ["LayerNormalization"]),
+        (NORM + "s = Mul (w, n) y = Add (b, s)", ["LayerNormalization"]),
+        (NORM + "y = Mul (n, w)", ["LayerNormalization"]),
+        (NORM + "y = Neg (n)", ["LayerNormalization", "Neg"]),
+        (NORM.replace("Pow (d, two)", "Mul (d, d)") + "s = Mul (n, w) y = Add (s, b)", ["LayerNormalization"]),
+        (CORE + "i = Reciprocal (r) n = Mul (d, i) s = Mul (n, w) y = Add (s, b)", ["LayerNormalization"]),
+        (CORE + "i = Div (one, r) n = Mul (i, d) s = Mul (n, w) y = Add (s, b)", ["LayerNormalization"]),
+    ],
+)
+def test_each_form_becomes_layer_normalization(body: str, left: list[str]) -> None:
+    after, result = rewrite(_model(body), FuseLayerNorm())
+    assert _ops(after) == left
+    assert len(result.applied) == 1
+
+
+def test_a_scale_of_another_shape_stays_outside() -> None:
+    after, _ = rewrite(_model(NORM + "s = Mul (n, w) y = Add (s, b)", scale=1), FuseLayerNorm())
+    assert _ops(after) == ["LayerNormalization", "Mul", "Add"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        NORM.replace("ReduceMean (q, last)", "ReduceMean (q, first)"),  # another axis for the variance
+        NORM.replace("(x, last)", "(x, first)").replace("(q, last)", "(q, first)"),  # not the last axis
+        NORM.replace("Sub (x, m)", "Sub (m, x)"),
+        NORM.replace("Pow (d, two)", "Pow (d, one)"),
+    ],
+)
+def test_another_computation_stays(body: str) -> None:
+    after, result = rewrite(_model(body + "s = Mul (n, w) t = Abs (s) y = Add (t, b)"), FuseLayerNorm())
+    assert "LayerNormalization" not in operators(after)
+    assert not result.applied
+
+
+def test_an_inner_value_with_another_reader_is_refused() -> None:
+    body, outputs = NORM + "s = Mul (n, w) y = Add (s, b) z = Neg (d)", "float[N,S,4] y, float[N,S,4] z"
+    after, result = rewrite(_model(body, outputs=outputs), FuseLayerNorm())
+    assert "LayerNormalization" not in operators(after)
+    assert reasons(result) == ["output 'd' also feeds z"]
+
+
+def test_an_axis_of_symbolic_length_is_refused() -> None:
+    text = f"g (float[N,S] x) => (float[N,S] y) {{ {CONSTANTS} {NORM} y = Neg (n) }}"
+    _, result = rewrite(graph_from(text), FuseLayerNorm())
+    assert reasons(result) == ["the normalized axes are not of fixed length"]
+
+
+def test_an_older_opset_is_refused() -> None:
+    text = f"""g (float[N,S,4] x) => (float[N,S,4] y) {{ {CONSTANTS}
+        {NORM.replace("(x, last)", "<axes = [-1]> (x)").replace("(q, last)", "<axes = [-1]> (q)")} y = Neg (n) }}"""
+    _, result = rewrite(graph_from(text, opset=16), FuseLayerNorm())
+    assert reasons(result) == ["LayerNormalization needs opset 17, the model has 16"]
