@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from passes.base import node_label
 from passes.errors import Blocker
 from passes.serialization import INLINE_LIMIT_BYTES, save_model
-from targets.onnxruntime.capabilities import OPSET_LIMIT, cpu_kernels
+from targets.onnxruntime.capabilities import OPSET_LIMIT, kernels_of
 from targets.onnxruntime.settings import Settings, provider_is_here, session_options
 from targets.origin import source_line
 from targets.specs import model_inputs, model_outputs
@@ -37,7 +37,7 @@ def find_blockers(model: ir.Model, settings: Settings, *, precision: Precision) 
     A node is asked about in a one-node model of its own types; what is refused there counts only if the whole model is
     refused too, since a node may need to see its neighbours' constants.
     """
-    general = (*_precision_blockers(precision), *_opset_blockers(model), *_type_blockers(model))
+    general = (*_precision_blockers(precision, settings), *_opset_blockers(model), *_type_blockers(model))
     if not provider_is_here(settings):
         return general
     suspects = tuple(_refused_nodes(model, settings))
@@ -46,8 +46,8 @@ def find_blockers(model: ir.Model, settings: Settings, *, precision: Precision) 
     return (*general, *suspects)
 
 
-def _precision_blockers(precision: Precision) -> Iterator[Blocker]:
-    if precision in _PRECISION_REASONS:
+def _precision_blockers(precision: Precision, settings: Settings) -> Iterator[Blocker]:
+    if settings.provider == "cpu" and precision in _PRECISION_REASONS:
         yield Blocker(node=precision, operator="precision", reason=_PRECISION_REASONS[precision])
 
 
@@ -66,8 +66,9 @@ def _type_blockers(model: ir.Model) -> Iterator[Blocker]:
 
 def _refused_nodes(model: ir.Model, settings: Settings) -> Iterator[Blocker]:
     answers: dict[bytes, str] = {}
-    for node in model.graph.all_nodes():
-        if _holds_graphs(node) or (node.domain, node.op_type, node.overload) in model.functions:
+    nodes = [*model.graph.all_nodes(), *(node for body in model.functions.values() for node in body.all_nodes())]
+    for node in nodes:
+        if _holds_graphs(node) or node.op_identifier() in model.functions:
             continue  # its inner nodes are asked about one by one
         if any(value is not None and value.type is None for value in node.inputs):
             if not _is_known(node):  # without types, the name is all that can be asked about
@@ -84,7 +85,7 @@ def _is_known(node: ir.Node) -> bool:
     import onnx
 
     domain = "" if node.domain == "ai.onnx" else node.domain
-    kernels = cpu_kernels()
+    kernels = kernels_of("CPUExecutionProvider")
     name = f"{domain}::{node.op_type}" if domain else node.op_type
     return onnx.defs.has(node.op_type, domain=domain) or kernels is None or name in kernels
 

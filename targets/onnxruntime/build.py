@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from passes.errors import BuildFailed, CannotRun
 from passes.serialization import save_model
 from targets.base import Artifact
+from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
-from targets.onnxruntime.blockers import cause_from_error
-from targets.onnxruntime.executed import executed_from_graph, watch_optimized_graph
-from targets.onnxruntime.session import open_session, require_provider
-from targets.onnxruntime.settings import PROVIDERS, Settings, session_options
+from targets.onnxruntime.session import require_provider
+from targets.onnxruntime.settings import PROVIDERS, Settings
 from targets.planned import planned_int8
 from targets.processor import processor_label
 from targets.specs import model_inputs, model_outputs
@@ -33,7 +31,8 @@ _CPU_PRECISION_NOTES = {
 def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, settings: Settings) -> Artifact:
     """Return the artifact written into `out`.
 
-    Raises CannotRun when the execution provider is not here, BuildFailed with the runtime's cause when it refuses.
+    Raises CannotRun when the execution provider is not here, BuildFailed when the runtime refuses, crashes or runs too
+    long.
     """
     import onnxruntime
 
@@ -63,21 +62,12 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
 
 
 def _details(path: Path, options: BuildOptions, settings: Settings, planned: tuple[str, ...]) -> dict[str, Any]:
-    details: dict[str, Any] = {"executed": _prove(path, settings, options.threads, planned)}
+    executed = run_isolated(
+        "targets.onnxruntime.worker:prove",
+        {"path": str(path), "settings": asdict(settings), "threads": options.threads, "planned": planned},
+        time_limit_s=options.time_limit_s,
+    )
+    details: dict[str, Any] = {"executed": executed}
     if settings.provider == "cpu" and options.precision in _CPU_PRECISION_NOTES:
         details["note"] = _CPU_PRECISION_NOTES[options.precision]
     return details
-
-
-def _prove(path: Path, settings: Settings, threads: int, planned: tuple[str, ...]) -> dict[str, Any]:
-    """Return what runs, after loading the written model as `open` will."""
-    with tempfile.TemporaryDirectory(prefix="graphwright-") as folder:
-        options = session_options(settings, threads=threads)
-        executed = watch_optimized_graph(options, Path(folder))
-        try:
-            open_session(path, settings, options=options)
-        except CannotRun:
-            raise
-        except Exception as error:  # the runtime raises a dozen classes without a common base
-            raise BuildFailed(f"ONNX Runtime does not load the model: {cause_from_error(error)}") from error
-        return executed_from_graph(executed, planned)

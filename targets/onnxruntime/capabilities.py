@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CPU provider can take, as tables."""
+"""What ONNX Runtime can take, as tables."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ QUANTIZATION = QuantizationSupport(
 )
 
 
-def cpu_capabilities() -> Capabilities:
-    """Return the CPU provider's limits; its operator kernels are asked of the installed runtime."""
-    kernels = cpu_kernels()
+def provider_capabilities(provider: str) -> Capabilities:
+    """Return an execution provider's limits; its kernels are asked of the installed runtime."""
+    kernels = kernels_of(provider)
     return Capabilities(
         name="onnxruntime",
         opset_limit=OPSET_LIMIT,
@@ -45,11 +45,11 @@ def cpu_capabilities() -> Capabilities:
     )
 
 
-@lru_cache(maxsize=1)
-def cpu_kernels() -> frozenset[str] | None:
-    """Return "Op" and "domain::Op" of every operator that the installed runtime has a CPU kernel for.
+@lru_cache(maxsize=8)
+def kernels_of(provider: str) -> frozenset[str] | None:
+    """Return "Op" and "domain::Op" of every operator that the installed runtime has the provider's kernel for.
 
-    None where the runtime was built without its kernel registry's Python access, or is absent.
+    None where that is not known: the provider or the runtime is absent, or built without its kernel registry.
     """
     try:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -57,8 +57,9 @@ def cpu_kernels() -> frozenset[str] | None:
         definitions: list[Any] = state.get_all_opkernel_def()
     except (ImportError, AttributeError):
         return None
-    return frozenset(
+    found = frozenset(
         kernel.op_name if kernel.domain in ("", "ai.onnx") else f"{kernel.domain}::{kernel.op_name}"
         for kernel in definitions
-        if kernel.provider == "CPUExecutionProvider"
+        if kernel.provider == provider
     )
+    return found or None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from passes.errors import MissingDependency
 from passes.optional import require
 from targets.base import Artifact, BuildOptions, Readiness, Runner
-from targets.onnxruntime.settings import TABLE, settings_from_text
+from targets.onnxruntime.settings import PROVIDERS, TABLE, settings_from_text
 from targets.processor import processor_label
 from targets.settings import check_precision, label_from_settings, settings_from_table
 
@@ -43,9 +43,9 @@ class OnnxRuntimeTarget:
         return label_from_settings(options.precision, settings_from_table(self.name, options.settings, TABLE), TABLE)
 
     def capabilities(self, options: BuildOptions) -> Capabilities:
-        from targets.onnxruntime.capabilities import cpu_capabilities
+        from targets.onnxruntime.capabilities import provider_capabilities
 
-        return cpu_capabilities()
+        return provider_capabilities(PROVIDERS[settings_from_text(options.settings).provider])
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
         from passes.expand.expand_functions import ExpandFunctions

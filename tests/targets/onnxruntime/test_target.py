@@ -146,6 +146,18 @@ def test_blockers_look_into_subgraphs_and_functions():
     assert [blocker.operator for blocker in TARGET.blockers(inferred, BuildOptions())] == ["Conv"]
 
 
+def test_blockers_look_into_functions():
+    model = model_from("""g (float[n] x) => (float[n] y) { y = own.f(x) }""")
+    model.graph.opset_imports.update({"own": 1, "d": 1})
+    inner = ir.Value(name="i")
+    odd = ir.node("Odd", [inner], domain="d", name="odd")
+    odd.outputs[0].name = "o"
+    body = ir.Graph([inner], odd.outputs, nodes=[odd], opset_imports={"d": 1}, name="f")
+    function = ir.Function("own", "f", graph=body, attributes=[])
+    model.functions[function.identifier()] = function
+    assert [blocker.node for blocker in TARGET.blockers(model, BuildOptions())] == ["odd"]
+
+
 def test_a_node_that_loads_only_with_its_neighbours_is_no_blocker():
     model = model_from("""g (float[1, 1, 4, 4] x) => (float[1, 1, 8, 8] y) {
         big = Constant <value = float[4] {1.0, 1.0, 2.0, 2.0}> ()
@@ -211,9 +223,18 @@ def test_kernels_are_asked_of_the_installed_runtime():
     assert not capabilities.has_kernel("NoSuchOperator")
 
 
+def test_a_build_past_its_time_limit_fails(tmp_path: Path):
+    with pytest.raises(BuildFailed, match="time limit"):
+        build(tmp_path, time_limit_s=0.01)
+
+
+def test_a_provider_that_is_not_here_has_unknown_kernels():
+    assert TARGET.capabilities(BuildOptions(settings={"provider": "cuda"})).kernels is None
+
+
 def test_kernels_are_unknown_where_the_runtime_hides_them(monkeypatch: pytest.MonkeyPatch):
-    from targets.onnxruntime.capabilities import cpu_kernels
+    from targets.onnxruntime.capabilities import kernels_of
 
     monkeypatch.setattr("onnxruntime.capi.onnxruntime_pybind11_state", SimpleNamespace())
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime.capi.onnxruntime_pybind11_state", SimpleNamespace())
-    assert cpu_kernels.__wrapped__() is None
+    assert kernels_of.__wrapped__("CPUExecutionProvider") is None
