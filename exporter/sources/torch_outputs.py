@@ -55,7 +55,8 @@ def _walk(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     else:
         raise UsageError(
             f"The module's output '{name or 'output'}' is a {type(value).__name__}, not a tensor.",
-            hint="Return tensors (in dicts, tuples or dataclasses), or wrap the module in one that does.",
+            hint="Return tensors (in dicts, tuples or dataclasses), or wrap the module in one that does."
+            + (' Or put "use_cache": False among the sample inputs.' if type(value).__name__.endswith("Cache") else ""),
         )
 
 

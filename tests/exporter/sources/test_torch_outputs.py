@@ -65,3 +65,12 @@ def test_dimensions_are_learnt_from_runs_at_several_sizes() -> None:
 
     assert output_specs(dims, [run(2, 5), run(3, 6)]) == (TensorSpec("y", "float32", ("n", "m", 7, None, 5)),)
     assert output_specs(dims, [run(2, 5)])[0].shape == (None, None, 7, 10, None)
+
+
+def test_a_cache_is_told_how_to_leave_it_out() -> None:
+    class DynamicCache:
+        pass
+
+    with pytest.raises(UsageError, match="is a DynamicCache") as caught:
+        named_outputs({"logits": X, "past_key_values": DynamicCache()})
+    assert '"use_cache": False' in caught.value.hint
