@@ -276,6 +276,12 @@ def test_a_crash_of_the_builder_is_an_error_of_ours(tmp_path: Path) -> None:
 
 
 @needs_rtx
+def test_the_time_limit_is_kept(build: Build) -> None:
+    with pytest.raises(BuildFailed, match=r"time limit of 0\.05 s"):
+        build(CNN, time_limit_s=0.05)
+
+
+@needs_rtx
 def test_an_output_of_another_type_than_the_graph_s_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = artifact_module.run_isolated
 
