@@ -52,6 +52,8 @@ def _misfits(array: Array, spec: TensorSpec, sizes: dict[str, tuple[int, str]]) 
     problems = []
     if array.dtype.name != spec.dtype:
         problems.append(f"'{spec.name}' has dtype {array.dtype.name}, not {spec.dtype}")
+    elif not array.dtype.isnative:  # numpy gives it the same name; runtimes read its bytes as they lie
+        problems.append(f"'{spec.name}' has {array.dtype.name} in the other byte order ({array.dtype.str})")
     if array.ndim != len(spec.shape):
         return [*problems, f"'{spec.name}' has {array.ndim} dimensions {list(array.shape)}, not {len(spec.shape)}"]
     for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):

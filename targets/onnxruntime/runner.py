@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from passes.errors import ArtifactRefused, CannotRun, UsageError
 from targets.feeds import check_feeds
 from targets.manifest import read_manifest
@@ -30,8 +32,9 @@ class OnnxRuntimeRunner:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         check_feeds(feeds, self.inputs)
         names = [spec.name for spec in self.outputs]
+        arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         try:
-            return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+            return dict(zip(names, self.session.run(names, arrays), strict=True))
         except Exception as error:  # the feeds fit the specs, so it is a size that the graph does not take
             raise UsageError(
                 f"ONNX Runtime does not run the model on these inputs: {cause_from_error(error)}",

@@ -92,7 +92,7 @@ def _check_int32(feeds: Mapping[str, Array]) -> None:
 
 def _tensor_from_array(array: Array) -> Any:
     openvino = load_openvino()
-    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    contiguous: Array = np.asarray(array, order="C")
     if array.dtype.name == "bfloat16":  # not a numpy type: goes as its bits
         return openvino.Tensor(contiguous.view(np.uint16), list(array.shape), openvino.Type.bf16)
     return openvino.Tensor(contiguous)

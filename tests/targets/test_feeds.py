@@ -42,6 +42,7 @@ def test_takes_scalars_and_bfloat16():
         ({"scale": np.ones((7, 3), np.float64)}, "'scale' has dtype float64, not float32"),
         ({"input_ids": np.zeros((2, 5), np.int32)}, "'input_ids' has dtype int32, not int64"),
         ({"scale": np.ones((7, 4), np.float32)}, "'scale' has size 4 in dimension 1, not 3"),
+        ({"scale": np.ones((7, 3), ">f4")}, "'scale' has float32 in the other byte order (>f4)"),
         ({"scale": np.ones(3, np.float32)}, "'scale' has 1 dimensions [3], not 2"),
         ({"scale": [[1.0, 2.0, 3.0]]}, "'scale' is a list, not a numpy array"),
         ({"attention_mask": np.ones((2, 6), np.int64)}, "'attention_mask' has sequence = 6"),

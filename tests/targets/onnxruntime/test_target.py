@@ -185,6 +185,14 @@ def test_a_size_that_the_graph_does_not_take_is_a_usage_error(tmp_path: Path):
             runner({"x": np.ones((2, 7), np.float32)})
 
 
+def test_scalars_and_strided_arrays_are_taken_as_they_are(tmp_path: Path):
+    model = model_from("g (float s, float[n, 2] x) => (float[n, 2] y) { y = Mul(x, s) }")
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::-3]
+    with TARGET.open(TARGET.build(model, tmp_path, BuildOptions())) as runner:
+        for scalar in (np.float32(2), np.array(2, np.float32)):
+            np.testing.assert_array_equal(runner({"s": scalar, "x": x})["y"], 2 * x)
+
+
 def test_another_targets_artifact_is_refused(tmp_path: Path):
     artifact = build(tmp_path)
     write_manifest(tmp_path, dataclasses.replace(artifact.manifest, target="elsewhere"))

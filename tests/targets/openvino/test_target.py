@@ -243,6 +243,14 @@ def test_every_type_comes_back_as_it_went(array: np.ndarray, tmp_path: Path):
     np.testing.assert_array_equal(found, array)
 
 
+def test_scalars_are_taken_as_they_are(tmp_path: Path):
+    model = model_from("g (float s, float[n, 2] x) => (float[n, 2] y) { y = Mul(x, s) }")
+    x = np.ones((3, 2), np.float32)
+    with TARGET.open(TARGET.build(model, tmp_path, BuildOptions())) as runner:
+        for scalar in (np.float32(2), np.array(2, np.float32)):
+            np.testing.assert_array_equal(runner({"s": scalar, "x": x})["y"], 2 * x)
+
+
 def test_integers_that_would_be_cut_off_are_refused(tmp_path: Path):
     model = model_from("g (int64[n] x) => (int64[n] y) { y = Identity(x) }")
     with TARGET.open(TARGET.build(model, tmp_path, BuildOptions())) as runner:
