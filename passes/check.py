@@ -133,11 +133,13 @@ def _loaded_bytes(model: ir.Model) -> bytes:
     """Return the model as one byte string, its external weights read in."""
     import onnx_ir as ir
 
+    from passes.serialization import read_tensor
+
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 tensor = value.const_value
-                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+                value.const_value = read_tensor(tensor)
     data: bytes = ir.to_proto(copy).SerializeToString()
     return data

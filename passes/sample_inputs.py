@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from passes.matching import dims_of, is_op
+from passes.matching import constant_tensor, dims_of, is_op
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,9 +80,8 @@ def integer_bounds(model: ir.Model) -> dict[str, int]:
                 origin[node.outputs[0]] = name
         if not is_op(node, "Gather", "GatherElements", "GatherND") or node.inputs[1] not in origin:
             continue
-        dims = dims_of(node.inputs[0])
-        if node.inputs[0].const_value is not None:
-            dims = tuple(node.inputs[0].const_value.shape.numpy())
+        table = constant_tensor(node.inputs[0])
+        dims = dims_of(node.inputs[0]) if table is None else tuple(table.shape.numpy())
         attribute = node.attributes.get("axis")
         axis = 0 if attribute is None else attribute.as_int()
         length = dims[axis] if dims else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,6 +23,9 @@ OPSET_MINIMUM = 9
 
 _CHUNK_BYTES = 1 << 22
 _MOVED = "graphwright:file was replaced; the mapping holds the data"
+
+_loaded: dict[Path, weakref.WeakSet[ir.ExternalTensor]] = {}
+"""The tensors that `load_model` made and that still live, by data file: saving over that file must reach them all."""
 
 
 def load_model(path: Path) -> ir.Model:
@@ -49,6 +53,12 @@ def _check_complete(model: ir.Model, path: Path) -> None:
         raise BadModel(f"{path} has no outputs: it is truncated or not an ONNX model.", hint=again)
     if "ai.onnx" in model.opset_imports and "" not in model.opset_imports:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and value.graph is None:
+                raise BadModel(
+                    f"{path}: the {node.op_type} '{node.name}' reads '{value.name}', which nothing makes.", hint=again
+                )
     domains = {node.domain for node in model.graph.all_nodes()}
     missing = sorted(domain or "ai.onnx" for domain in domains if domain not in model.opset_imports)
     if missing:
@@ -85,6 +95,7 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         if location not in sizes:
             sizes[location] = _external_size(root, location, path)
         tensor.base_dir = path.parent
+        _loaded.setdefault((root / location).resolve(), weakref.WeakSet()).add(tensor)
         offset = tensor.offset or 0
         length = tensor.length if tensor.length is not None else tensor.nbytes
         if offset < 0 or length < tensor.nbytes:
@@ -128,7 +139,7 @@ def save_model(model: ir.Model, path: Path) -> None:
         copy = model.clone()
         has_data = _externalize(copy, temporary[0], data.name)
         _write(temporary[1], _bytes_of(copy))
-        _hold_replaced(model, data)
+        _hold_replaced(data)
         if has_data:
             temporary[0].replace(data)
         temporary[1].replace(path)
@@ -166,7 +177,7 @@ def _externalize(model: ir.Model, file: Path, location: str) -> bool:
             if tensor.nbytes > INLINE_LIMIT_BYTES:
                 large.append(value)
             elif isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+                value.const_value = read_tensor(tensor)
     if not large:
         return False
     with file.open("wb") as stream:
@@ -204,14 +215,11 @@ def _write_tensor(stream: BinaryIO, tensor: ir.TensorProtocol) -> None:
         stream.write(tensor.tobytes())
 
 
-def _hold_replaced(model: ir.Model, data: Path) -> None:
+def _hold_replaced(data: Path) -> None:
     """Map the weights that lie in `data`, which is about to be replaced: a mapping keeps the old file's content."""
-    if not data.exists():
-        return
-    for _, tensor in _external_tensors(model):
-        if _MOVED not in tensor.meta and Path(tensor.path).exists() and data.samefile(tensor.path):
-            tensor.numpy()
-            tensor.meta[_MOVED] = True
+    for tensor in _loaded.pop(data.resolve(), ()):
+        tensor.numpy()
+        tensor.meta[_MOVED] = True
 
 
 def proto_without_weights(model: ir.Model, *, max_bytes: int = INLINE_LIMIT_BYTES) -> onnx.ModelProto:
@@ -232,3 +240,15 @@ def proto_without_weights(model: ir.Model, *, max_bytes: int = INLINE_LIMIT_BYTE
             )
     proto: onnx.ModelProto = ir.to_proto(copy)
     return proto
+
+
+def read_tensor(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    """Return the tensor read into memory, without mapping its file: each mapping holds a file descriptor."""
+    import numpy as np
+    import onnx_ir as ir
+
+    if tensor.raw is not None or tensor.dtype.bitwidth < 8 or not tensor.size:
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    kind = tensor.dtype.numpy()
+    array = np.fromfile(tensor.path, dtype=kind, count=tensor.size, offset=tensor.offset or 0)
+    return ir.Tensor(array.reshape(tensor.shape.numpy()), dtype=tensor.dtype, name=tensor.name)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.capabilities import Capabilities
+from passes.expand.expand_attention import ExpandAttention
+from tests.support.rewriting import graph_from, operators, random_array, reasons, rewrite
+
+NONE = Capabilities(name="bare", opset_limit=23, kernels=frozenset({"MatMul", "Softmax"}))
+
+
+def _model(attributes: str = "", *, mask: str = "", kv: int = 2, flat: bool = False, extra: str = "") -> ir.Model:
+    if flat:
+        attributes = f"q_num_heads = 2, kv_num_heads = {kv}" + (f", {attributes}" if attributes else "")
+        inputs = f"float[B,S,8] q, float[B,T,{4 * kv}] k, float[B,T,{3 * kv}] v"
+        output = "float[B,S,6]"
+    else:
+        inputs = f"float[B,2,S,4] q, float[B,{kv},T,4] k, float[B,{kv},T,3] v"
+        output = "float[B,2,S,3]"
+    given = "q, k, v, mask" if mask else "q, k, v"
+    spelled = f"<{attributes}>" if attributes else ""
+    return graph_from(
+        f"g ({inputs}{', ' + mask if mask else ''}) => ({output} y{extra}) {{ y = Attention {spelled} ({given}) }}"
+    )
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kv", [2, 1])
+@pytest.mark.parametrize(
+    ("attributes", "mask"),
+    [
+        ("", ""),
+        ("scale = 0.3", ""),
+        ("softcap = 1.5", ""),
+        ("scale = 1.0", "float[B,1,S,T] mask"),
+        ("", "bool[S,T] mask"),
+    ],
+)
+def test_the_expansion_gives_what_attention_gives(attributes: str, mask: str, kv: int, flat: bool) -> None:
+    after, _ = rewrite(_model(attributes, mask=mask, kv=kv, flat=flat), ExpandAttention(), capabilities=NONE)
+    assert "Attention" not in operators(after)
+    assert operators(after).count("MatMul") == 2
+
+
+def test_a_wholly_masked_row_is_zero_as_in_attention() -> None:
+    mask = np.ones((2, 1, 5, 4), bool)
+    mask[1, 0, 2] = False
+    feeds = {"q": random_array(2, 2, 5, 4), "k": random_array(2, 2, 4, 4), "v": random_array(2, 2, 4, 3)}
+    model = _model(mask="bool[B,1,S,T] mask")
+    after, _ = rewrite(model, ExpandAttention(), capabilities=NONE, feeds=({**feeds, "mask": mask},))
+    assert "IsNaN" not in operators(after)
+    floats = np.where(mask, np.float32(0), np.float32(-np.inf))
+    model = _model(mask="float[B,1,S,T] mask")
+    after, _ = rewrite(model, ExpandAttention(), capabilities=NONE, feeds=({**feeds, "mask": floats},))
+    assert "IsNaN" in operators(after)
+
+
+def test_the_plain_form_is_lean() -> None:
+    after, _ = rewrite(_model(), ExpandAttention(), capabilities=NONE)
+    assert operators(after) == ["Transpose", "Mul", "MatMul", "Softmax", "MatMul"]
+
+
+def test_a_target_with_a_kernel_keeps_attention() -> None:
+    after, _ = rewrite(_model(), ExpandAttention())
+    assert operators(after) == ["Attention"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [("is_causal = 1", "it is causal"), ("softmax_precision = 1", "its softmax has a precision")],
+)
+def test_what_the_function_body_must_do_is_refused(attributes: str, reason: str) -> None:
+    after, result = rewrite(_model(attributes), ExpandAttention(), capabilities=NONE)
+    assert operators(after) == ["Attention"]
+    assert reasons(result)[0].startswith(reason)

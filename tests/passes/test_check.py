@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.base import Context, Pass, PassResult
+from passes.catalogue import default_pipeline
+from passes.check import CheckNumerics, difference, run_model
+from passes.errors import PassBroken
+from passes.pipeline import Pipeline
+from passes.sample_inputs import generated_inputs
+from tests.support.rewriting import add_weights, graph_from, random_array
+
+TEXT = """g (float[N,4] x, float[4] w) => (float[N,4] y, float[N,4] z) {
+    a = Add (x, w) y = Relu (a) z = Neg (x)
+}"""
+
+
+def _model() -> ir.Model:
+    return add_weights(graph_from(TEXT), w=random_array(4))
+
+
+@dataclass(frozen=True)
+class Fault(Pass):
+    """Plants one fault."""
+
+    name: ClassVar[str] = "fault"
+
+    kind: str = "scale"
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        recorder = context.recorder(self.name)
+        recorder.may_apply("planted")
+        value = model.graph.initializers["w"]
+        relu = next(node for node in model.graph if node.op_type == "Relu")
+        if self.kind == "scale":
+            value.const_value = ir.Tensor(value.const_value.numpy() * np.float32(1.01), name="w")
+        elif self.kind == "nan":
+            value.const_value = ir.Tensor(value.const_value.numpy() * np.float32("nan"), name="w")
+        elif self.kind == "operator":
+            relu.op_type = "Abs"
+        elif self.kind == "dropped output":
+            model.graph.outputs.pop()
+        elif self.kind == "does not run":
+            relu.op_type = "NoSuchOperator"
+        return recorder.result()
+
+
+@pytest.mark.parametrize("kind", ["scale", "nan", "operator", "dropped output", "does not run"])
+def test_each_planted_fault_is_found_and_the_pass_named(kind: str) -> None:
+    pipeline = Pipeline((Fault(kind),))
+    with pytest.raises(PassBroken) as caught:
+        pipeline.run(_model(), observers=[CheckNumerics(str(pipeline))])
+    assert "'fault{kind=" in str(caught.value) or "'fault'" in str(caught.value)
+    assert "Replay with: --pipeline" in str(caught.value)
+
+
+def test_the_output_and_its_error_are_named() -> None:
+    with pytest.raises(PassBroken, match=r"output 'y' moved by up to 0\.0"):
+        Pipeline((Fault(),)).run(_model(), observers=[CheckNumerics()])
+
+
+def test_a_right_pipeline_passes_and_what_is_skipped_is_not_compared() -> None:
+    default_pipeline().run(_model(), observers=[CheckNumerics()])
+    Pipeline((Fault(),)).run(_model(), observers=[CheckNumerics(skip=frozenset({"fault"}))])
+
+
+def test_inputs_fit_the_graph() -> None:
+    model = graph_from(
+        """g (int64[B,S] ids, int64[B,S] attention_mask, bool flag, float[B,3,?] x) => (float[B,S,4] y) {
+            t = Constant <value = float[3,4] {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0}> ()
+            y = Gather (t, ids)
+        }"""
+    )
+    first, second = generated_inputs(model)
+    assert first["ids"].shape != second["ids"].shape
+    assert first["ids"].shape[0] != first["ids"].shape[1]
+    assert first["x"].shape[:2] == (first["ids"].shape[0], 3)
+    assert max(first["ids"].max(), second["ids"].max()) == 2
+    assert set(np.unique(second["attention_mask"])) == {0, 1}
+    assert first["flag"].shape == ()
+
+
+def test_nan_and_infinity_count_as_differences() -> None:
+    def with_value(number: float) -> dict[str, np.ndarray]:
+        return {"y": np.array([1.0, number], np.float32)}
+
+    ok = {"relative": 1e-4, "absolute": 1e-5}
+    assert difference(with_value(2), with_value(2), **ok) == ""
+    assert difference(with_value(np.nan), with_value(np.nan), **ok) == ""
+    assert difference(with_value(2), with_value(np.nan), **ok)
+    assert difference(with_value(np.inf), with_value(2), **ok)
+    assert difference(with_value(2), {"y": np.ones(2, np.float64)}, **ok) == "output 'y' is float64[2], not float32[2]"
+    assert difference({"y": np.ones(2, np.int64)}, {"y": np.zeros(2, np.int64)}, **ok)
+
+
+def test_a_model_with_weights_in_a_file_runs(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from passes.serialization import load_model, save_model
+
+    model = add_weights(
+        graph_from("g (float[N,40] x, float[40,40] w) => (float[N,40] y) { y = MatMul (x, w) }"), w=random_array(40, 40)
+    )
+    save_model(model, tmp_path / "m.onnx")
+    feeds = generated_inputs(model)
+    expected, actual = run_model(model, feeds), run_model(load_model(tmp_path / "m.onnx"), feeds)
+    np.testing.assert_array_equal(expected[0]["y"], actual[0]["y"])

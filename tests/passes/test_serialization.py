@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from passes import serialization
+from passes.errors import BadModel, UsageError
+from passes.serialization import ALIGNMENT_BYTES, load_model, proto_without_weights, save_model
+from tests.support.rewriting import add_weights, graph_from, random_array
+
+TEXT = """g (float[N,40] x, float[40,40] u, float[40,30] v, float[3] w) => (float[N,30] y) {
+    a = MatMul (x, u) b = MatMul (a, v) c = ReduceSum <keepdims = 0> (w) y = Add (b, c)
+}"""
+
+
+def _model() -> ir.Model:
+    arrays = {"u": random_array(40, 40), "v": random_array(40, 30, seed=1), "w": random_array(3, seed=2)}
+    return add_weights(graph_from(TEXT), **arrays)
+
+
+def _arrays(model: ir.Model) -> dict[str, np.ndarray]:
+    return {name: np.array(value.const_value.numpy()) for name, value in model.graph.initializers.items()}
+
+
+def _assert_same(first: ir.Model, second: ir.Model) -> None:
+    expected, actual = _arrays(first), _arrays(second)
+    assert list(expected) == list(actual)
+    for name in expected:
+        np.testing.assert_array_equal(expected[name], actual[name])
+
+
+def test_large_weights_lie_aligned_in_one_file_and_small_ones_inline(tmp_path: Path) -> None:
+    save_model(_model(), tmp_path / "m.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    loaded = load_model(tmp_path / "m.onnx")
+    _assert_same(_model(), loaded)
+    tensors = [value.const_value for value in loaded.graph.initializers.values()]
+    external = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    assert [tensor.offset % ALIGNMENT_BYTES for tensor in external] == [0, 0]
+    assert len(external) == 2
+    onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+
+
+def test_saving_twice_gives_the_same_bytes_and_reads_no_mapping(tmp_path: Path) -> None:
+    save_model(_model(), tmp_path / "m.onnx")
+    first = [(tmp_path / name).read_bytes() for name in ("m.onnx", "m.onnx.data")]
+    loaded = load_model(tmp_path / "m.onnx")
+    (tmp_path / "again").mkdir()
+    save_model(loaded, tmp_path / "again" / "m.onnx")
+    assert [(tmp_path / "again" / name).read_bytes() for name in ("m.onnx", "m.onnx.data")] == first
+    tensors = [value.const_value for value in loaded.graph.initializers.values()]
+    assert [tensor.raw for tensor in tensors if isinstance(tensor, ir.ExternalTensor)] == [None, None]
+
+
+def test_saving_over_the_file_it_came_from_keeps_every_copy_right(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_model(_model(), path)
+    loaded = load_model(path)
+    changed = loaded.clone()
+    value = changed.graph.initializers["u"]
+    value.const_value = ir.Tensor(random_array(80, 40, seed=7), name="u")  # shifts what follows
+    value.shape = ir.Shape([80, 40])
+    save_model(changed, path)
+    _assert_same(changed, load_model(path))
+    _assert_same(_model(), loaded)
+    save_model(loaded, tmp_path / "back.onnx")
+    _assert_same(_model(), load_model(tmp_path / "back.onnx"))
+    save_model(changed, tmp_path / "changed.onnx")
+    _assert_same(changed, load_model(tmp_path / "changed.onnx"))
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    save_model(_model(), path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(file: Path, data: bytes) -> None:
+        file.write_bytes(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(serialization, "_write", full)
+    with pytest.raises(UsageError, match="No space left"):
+        save_model(_model(), path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        save_model(_model(), tmp_path / "absent" / "m.onnx")
+
+
+def test_a_file_cut_anywhere_is_a_bad_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_model(_model(), path)
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(BadModel):
+            load_model(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\nworld\n", b"\x00" * 100, bytes(range(256)), b"PK\x03\x04" + b"\xff" * 50]
+)
+def test_what_is_no_model_is_a_bad_model(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(BadModel):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_random_bytes_are_a_bad_model(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for length in (1, 2, 7, 50, 400):
+        for _ in range(20):
+            (tmp_path / "m.onnx").write_bytes(random.integers(0, 256, length, dtype=np.uint8).tobytes())
+            with pytest.raises(BadModel):
+                load_model(tmp_path / "m.onnx")
+
+
+def test_a_missing_file_a_folder_and_an_old_opset(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match="There is no model file"):
+        load_model(tmp_path / "m.onnx")
+    with pytest.raises(BadModel):
+        load_model(tmp_path)
+    proto = ir.to_proto(graph_from("g (float[2] x) => (float[2] y) { y = Relu (x) }", opset=8))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(BadModel, match="uses opset 8"):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_a_value_that_nothing_makes(tmp_path: Path) -> None:
+    proto = ir.to_proto(graph_from("g (float[2] x) => (float[2] y) { y = Add (x, z) }"))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(BadModel, match="reads 'z', which nothing makes"):
+        load_model(tmp_path / "m.onnx")
+
+
+def _with_location(tmp_path: Path, location: str, *, length: int | None = None) -> Path:
+    save_model(_model(), tmp_path / "m.onnx")
+    proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+            if entry.key == "length" and length is not None:
+                entry.value = str(length)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    return tmp_path / "m.onnx"
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("../secret", "outside its folder"),
+        ("/etc/passwd", "outside its folder"),
+        ("a/../../x", "outside its folder"),
+        ("absent.data", "is missing"),
+    ],
+)
+def test_external_data_elsewhere_is_refused(tmp_path: Path, location: str, words: str) -> None:
+    with pytest.raises(BadModel, match=words):
+        load_model(_with_location(tmp_path, location))
+
+
+def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (tmp_path / "outside").write_bytes(b"\0" * 100000)
+    (inner / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(BadModel, match="outside its folder"):
+        load_model(_with_location(inner, "link"))
+
+
+def test_external_data_that_is_too_short_or_mislabelled(tmp_path: Path) -> None:
+    path = _with_location(tmp_path, "m.onnx.data", length=16)
+    with pytest.raises(BadModel, match="needs 6400 bytes"):
+        load_model(path)
+    save_model(_model(), path)
+    data = tmp_path / "m.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(BadModel, match="ends at byte"):
+        load_model(path)
+
+
+def test_the_model_without_weights_is_small_and_infers(tmp_path: Path) -> None:
+    model = _model()
+    proto = proto_without_weights(model)
+    assert proto.ByteSize() < 2000
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    assert {info.name for info in inferred.graph.value_info} >= {"a", "b", "c"}
+    _assert_same(_model(), model)
