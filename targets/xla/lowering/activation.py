@@ -105,6 +105,11 @@ def swish(call: Call, x: Any) -> Any:
     return x * jax.nn.sigmoid(call.number("alpha", 1.0) * x)
 
 
+@lowers("SwiGLU", since=28)
+def gated_swish(call: Call, gate: Any, linear: Any) -> Any:
+    return swish(call, gate) * linear
+
+
 @lowers("ThresholdedRelu", since=10)
 def thresholded_relu(call: Call, x: Any) -> Any:
     import jax.numpy as jnp

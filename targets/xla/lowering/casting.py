@@ -26,7 +26,10 @@ def bit_cast(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
     from jax import lax
 
-    return lax.bitcast_convert_type(jnp.asarray(x), call.dtype(call.integer("to")))
+    x, dtype = jnp.asarray(x), np.dtype(call.dtype(call.integer("to")))
+    if x.dtype == bool:
+        x = x.astype(jnp.uint8)
+    return x != 0 if dtype.kind == "b" else lax.bitcast_convert_type(x, dtype)
 
 
 def converted(x: Any, dtype: Any, *, saturate: bool) -> Any:

@@ -52,11 +52,16 @@ def bitwise_not(call: Call, x: Any) -> Any:
 
 @lowers("BitShift", since=11)
 def bit_shift(call: Call, x: Any, amount: Any) -> Any:
+    """Return x shifted, to the right with its sign; an amount below 0 or beyond the width shifts all out."""
     import jax.numpy as jnp
     from jax import lax
 
     x, amount = jnp.broadcast_arrays(jnp.asarray(x), jnp.asarray(amount))
-    return lax.shift_left(x, amount) if call.text("direction") == "LEFT" else lax.shift_right_logical(x, amount)
+    # XLA shifts everything out for amounts beyond the width, read as unsigned: negative ones are such.
+    if call.text("direction") == "LEFT":
+        return lax.shift_left(x, amount)
+    is_signed = jnp.issubdtype(x.dtype, jnp.signedinteger)
+    return lax.shift_right_arithmetic(x, amount) if is_signed else lax.shift_right_logical(x, amount)
 
 
 @lowers("Where", since=9)

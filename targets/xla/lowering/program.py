@@ -173,7 +173,7 @@ class _Scope:
         return tuple(value if is_host(value) else narrowed_output(value, self.program.float_type) for value in results)
 
     def _on_host(self, node: ir.Node, version: int, inputs: list[Any]) -> tuple[Any, ...] | None:
-        from jax.core import InconclusiveDimensionOperation
+        from jax.errors import InconclusiveDimensionOperation
 
         function = find_host_function(node.op_type, node.domain)
         if function is None:

@@ -20,13 +20,14 @@ def _sum(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
 
 def _mean(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
     import jax.numpy as jnp
+    from jax import lax
 
     if jnp.issubdtype(x.dtype, jnp.integer):
         total = jnp.sum(x, axis=axes, keepdims=keep, dtype=x.dtype)
         count = 1
         for axis in axes:
             count = count * x.shape[axis]
-        return (total // count).astype(x.dtype)
+        return lax.div(total, jnp.full(total.shape, count, x.dtype))
     return jnp.mean(x, axis=axes, keepdims=keep)
 
 

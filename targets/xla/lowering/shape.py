@@ -264,7 +264,8 @@ def space_to_depth(call: Call, x: Any) -> Any:
 
     block = call.integer("blocksize")
     n, c, h, w = x.shape
-    split_up = jnp.reshape(x, (n, c, h // block, block, w // block, block)).transpose(0, 3, 5, 1, 2, 4)
+    order = (0, 3, 5, 1, 2, 4) if call.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    split_up = jnp.reshape(x, (n, c, h // block, block, w // block, block)).transpose(order)
     return split_up.reshape((n, c * block**2, h // block, w // block))
 
 

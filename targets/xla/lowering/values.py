@@ -102,6 +102,8 @@ def dims_from(value: Any, what: str) -> tuple[Any, ...]:
 def ints_from(value: Any, what: str) -> list[int]:
     """Return the plain integers of a known value. Raises Unknown for a traced or symbolic one."""
     dims = dims_from(value, what)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f":
+        dims = tuple(int(dim) for dim in dims)  # OneHot's depth may be a float
     if not all(isinstance(dim, int) for dim in dims):
         raise Unknown(f"{what} depends on a symbolic dimension")
     return list(dims)

@@ -1,0 +1,190 @@
+"""Artifacts: symbolic shapes, bounds, precisions, weights, threads, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from passes.errors import ArtifactRefused, BuildFailed, UsageError
+from targets.base import Artifact, BuildOptions, DimRange
+from targets.manifest import hashes_of, read_manifest, write_manifest
+from targets.xla.target import XlaTarget
+from targets.xla.weights import FILE_NAME, read_weights
+from tests.support.small_models import SMALL_MODELS, sqnr_db, unoptimized
+
+HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
+POSITIONS = """g (int64[batch, sequence] ids) => (float[batch, sequence, 4] y) {
+    words = Gather(table, ids)
+    s = Shape <start = 1> (ids)
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    place = Slice(positions, zero, s, one)
+    y = Add(words, place)
+}"""
+RESHAPES = """g (float[batch, sequence, 6] x) => (float[batch, 2, sequence, 3] y) {
+    b = Shape <start = 0, end = 1> (x)
+    s = Shape <start = 1, end = 2> (x)
+    tail = Constant <value_ints = [2, 3]> ()
+    shape = Concat <axis = 0> (b, s, tail)
+    split = Reshape(x, shape)
+    y = Transpose <perm = [0, 2, 1, 3]> (split)
+}"""
+
+
+def model_from(text: str, **constants: np.ndarray) -> ir.Model:
+    model = ir.from_proto(onnx.parser.parse_model(HEADER + text))
+    for name, array in constants.items():
+        value = next(v for node in model.graph for v in node.inputs if v is not None and v.name == name)
+        value.const_value = ir.tensor(array, name=name)
+        model.graph.register_initializer(value)
+    return model
+
+
+def build(model: ir.Model, out: Path, **options) -> Artifact:
+    target, chosen = XlaTarget(), BuildOptions(**options)
+    assert target.blockers(model, chosen) == ()
+    return target.build(model, out, chosen)
+
+
+def positions() -> ir.Model:
+    random = np.random.default_rng(0)
+    return model_from(
+        POSITIONS,
+        table=random.standard_normal((11, 4)).astype(np.float32),
+        positions=random.standard_normal((1, 7, 4)).astype(np.float32),
+    )
+
+
+def test_shape_arithmetic_over_symbols(tmp_path: Path):
+    model = model_from(RESHAPES)
+    artifact = build(model, tmp_path)
+    assert artifact.manifest.outputs[0].shape == ("batch", 2, "sequence", 3)
+    with XlaTarget().open(artifact) as runner:
+        for batch, sequence in ((1, 1), (3, 5)):
+            feeds = {"x": np.random.default_rng(batch).standard_normal((batch, sequence, 6)).astype(np.float32)}
+            np.testing.assert_array_equal(runner(feeds)["y"], unoptimized(model, feeds)["y"])
+
+
+def test_a_table_of_positions_bounds_the_sequence(tmp_path: Path):
+    model = positions()
+    artifact = build(model, tmp_path)
+    assert artifact.manifest.details["bounds"] == ["sequence <= 7"]
+    with XlaTarget().open(artifact) as runner:
+        feeds = {"ids": np.random.default_rng(0).integers(0, 11, (2, 7))}
+        np.testing.assert_allclose(runner(feeds)["y"], unoptimized(model, feeds)["y"], rtol=1e-6)
+        with pytest.raises(UsageError, match="sequence <= 7"):
+            runner({"ids": np.zeros((2, 8), np.int64)})
+        with pytest.raises(UsageError):
+            runner({"ids": np.zeros((0, 7), np.int64)})
+
+
+def test_fixed_shapes_need_sizes(tmp_path: Path):
+    model, settings = positions(), {"shapes": "fixed"}
+    with pytest.raises(UsageError, match="batch, sequence"):
+        XlaTarget().build(model, tmp_path, BuildOptions(settings=settings))
+    dims = {"batch": DimRange(1, 2, 4), "sequence": DimRange(1, 5, 7)}
+    artifact = build(model, tmp_path, settings=settings, dims=dims)
+    assert artifact.manifest.inputs[0].shape == (2, 5)
+
+
+@pytest.mark.parametrize(("precision", "least_db"), [("bf16", 30.0), ("fp16", 50.0)])
+def test_low_precision_computes_and_stores_in_it(tmp_path: Path, precision: str, least_db: float):
+    small = SMALL_MODELS["convolutions"]
+    artifact = build(small.model(), tmp_path, precision=precision)
+    stored = read_weights(tmp_path / FILE_NAME)
+    assert {array.dtype.name for array in stored.values()} == {{"bf16": "bfloat16", "fp16": "float16"}[precision]}
+    feeds = small.feeds(3, 1)
+    with XlaTarget().open(artifact) as runner:
+        actual = runner(feeds)["logits"]
+    assert actual.dtype == np.float32
+    found = sqnr_db(actual, unoptimized(small.model(), feeds)["logits"])
+    assert least_db <= found < 80  # higher would mean that it did not compute in low precision
+
+
+def test_a_huge_mask_constant_stays_finite_in_low_precision(tmp_path: Path):
+    text = """g (float[n, 32] x) => (float[n, 32] y) { y = Max(x, lowest) }"""
+    model = model_from(text, lowest=np.full((1, 32), np.finfo(np.float32).min, np.float32))
+    artifact = build(model, tmp_path, precision="bf16")
+    with XlaTarget().open(artifact) as runner:
+        actual = runner({"x": np.full((1, 32), -np.inf, np.float32)})["y"]
+    assert np.isfinite(actual).all()
+
+
+def test_weights_are_apart_from_the_program(tmp_path: Path):
+    import safetensors.numpy
+
+    model = SMALL_MODELS["mlp"].model()
+    build(model, tmp_path)
+    ours = read_weights(tmp_path / FILE_NAME)
+    theirs = safetensors.numpy.load_file(tmp_path / FILE_NAME)
+    assert set(ours) == set(theirs) == {"w1", "w2"}  # biases of up to 16 numbers are part of the program
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+        np.testing.assert_array_equal(model.graph.initializers[name].const_value.numpy(), array)
+
+
+def test_a_corrupted_weight_turns_the_result_wrong(tmp_path: Path):
+    small = SMALL_MODELS["mlp"]
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.mkdir()
+    artifact = build(small.model(), good)
+    shutil.copytree(artifact.path, bad)
+    content = bytearray((bad / FILE_NAME).read_bytes())
+    for sign in range(1, 1 + 12 * 4, 4):
+        content[-sign] ^= 0x80  # negates one of the last twelve weights
+    (bad / FILE_NAME).write_bytes(content)
+    with pytest.raises(ArtifactRefused, match="changed"), XlaTarget().open(Artifact(bad, artifact.manifest)):
+        pass
+    # With the manifest forged to match, only the numbers can tell; and they do.
+    manifest = read_manifest(bad, verify_files=False)
+    forged = type(manifest)(
+        **{
+            **{field: getattr(manifest, field) for field in manifest.__dataclass_fields__},
+            "files": hashes_of(bad, manifest.files),
+        }
+    )
+    write_manifest(bad, forged)
+    feeds = small.feeds(4, 1)
+    reference = unoptimized(small.model(), feeds)["y"]
+    with XlaTarget().open(artifact) as runner:
+        assert sqnr_db(runner(feeds)["y"], reference) > 100
+    with XlaTarget().open(Artifact(bad, forged)) as runner:
+        assert sqnr_db(runner(feeds)["y"], reference) < 40
+
+
+def test_compiles_each_shape_once(tmp_path: Path):
+    small = SMALL_MODELS["mlp"]
+    with XlaTarget().open(build(small.model(), tmp_path), threads=1) as runner:
+        for batch in (1, 2, 1, 2):
+            runner(small.feeds(batch, 1))
+        assert len(runner.compiled) == 2
+        assert runner.threads == 1
+        assert runner.pool_threads >= 1
+
+
+def test_program_holds_no_source_path(tmp_path: Path):
+    artifact = build(SMALL_MODELS["tokens"].model(), tmp_path)
+    program = (artifact.path / "program.jax_export").read_bytes()
+    assert b".py" not in program
+    assert str(Path(__file__).resolve().parents[3]).encode() not in program
+
+
+def test_64_bit_types_are_not_left_on(tmp_path: Path):
+    import jax
+
+    small = SMALL_MODELS["tokens"]
+    with XlaTarget().open(build(small.model(), tmp_path)) as runner:
+        runner(small.feeds(2, 3))
+        assert not jax.config.jax_enable_x64
+    assert jax.numpy.arange(2).dtype == np.int32
+
+
+def test_build_names_the_node_that_stops_it(tmp_path: Path):
+    model = model_from("""g (float[n] x) => (int64[1, m] y) { y = NonZero(x) }""")
+    with pytest.raises(BuildFailed, match="NonZero 'y': its input 0 sets a shape, and depends on the data"):
+        XlaTarget().build(model, tmp_path, BuildOptions())

@@ -1,0 +1,110 @@
+"""If, Loop and Scan, against ONNX Runtime: known at trace time, and while the program runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from passes.errors import BuildFailed
+from tests.support.small_models import unoptimized
+from tests.targets.xla.test_operators import lowered
+
+HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
+
+IF = """g (float[n, 3] x, bool which) => (float[n, 3] y) {
+    y = If (which) <
+        then_branch = t () => (float[n, 3] a) { a = Add(x, x) },
+        else_branch = e () => (float[n, 3] b) { b = Neg(x) }
+    >
+}"""
+IF_KNOWN = """g (float[n, 3] x) => (float[n, m] y) {
+    s = Shape <start = 1> (x)
+    three = Constant <value_ints = [3]> ()
+    same = Equal(s, three)
+    which = Squeeze(same)
+    y = If (which) <
+        then_branch = t () => (float[n, m] a) { a = Concat <axis = 1> (x, x) },
+        else_branch = e () => (float[n, m] b) { b = Neg(x) }
+    >
+}"""
+LOOP = """g (float[2] x) => (float[2] last, float[trips, 2] all) {
+    trips = Constant <value_int = TRIPS> ()
+    true = Constant <value = bool {1}> ()
+    last, all = Loop (trips, true, x) <
+        body = b (int64 i, bool c, float[2] state) => (bool kept, float[2] next, float[2] out) {
+            kept = Identity(c)
+            f = Cast <to = 1> (i)
+            next = Add(state, f)
+            out = Mul(next, x)
+        }
+    >
+}"""
+WHILE = """g (float[2] x, int64 limit) => (float[2] last) {
+    true = Constant <value = bool {1}> ()
+    last = Loop (limit, true, x) <
+        body = b (int64 i, bool c, float[2] state) => (bool kept, float[2] next) {
+            next = Add(state, state)
+            total = ReduceSum <keepdims = 0> (next)
+            most = Constant <value_float = 50.0> ()
+            kept = Less(total, most)
+        }
+    >
+}"""
+SCAN = """g (float[2] start, float[5, 2] xs) => (float[2] last, float[5, 2] sums) {
+    last, sums = Scan <num_scan_inputs = 1, scan_output_directions = [1],
+        body = b (float[2] state, float[2] x) => (float[2] next, float[2] out) {
+            next = Add(state, x)
+            out = Identity(next)
+        }
+    > (start, xs)
+}"""
+
+
+def parsed(text: str) -> ir.Model:
+    return ir.from_proto(onnx.parser.parse_model(HEADER + text))
+
+
+def check(text: str, feeds: dict[str, np.ndarray]) -> None:
+    model = parsed(text)
+    actual = lowered(model, feeds)
+    expected = list(unoptimized(model, feeds).values())
+    assert len(actual) == len(expected) > 0
+    for got, want in zip(actual, expected, strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.mark.parametrize("which", [True, False])
+def test_if_decided_while_running(which: bool):
+    check(IF, {"x": X, "which": np.array(which)})
+
+
+def test_if_known_from_a_shape_takes_one_branch_only():
+    check(IF_KNOWN, {"x": X})
+
+
+@pytest.mark.parametrize("trips", [3, 40], ids=["unrolled", "scanned"])
+def test_loop_with_scan_outputs(trips: int):
+    check(LOOP.replace("TRIPS", str(trips)), {"x": np.array([1, 2], np.float32)})
+
+
+@pytest.mark.parametrize("limit", [2, 100])
+def test_loop_that_ends_by_its_condition(limit: int):
+    check(WHILE, {"x": np.array([1, 2], np.float32), "limit": np.array(limit)})
+
+
+def test_scan_reversed_output():
+    check(SCAN, {"start": np.zeros(2, np.float32), "xs": np.arange(10, dtype=np.float32).reshape(5, 2)})
+
+
+def test_refuses_scan_outputs_of_unknown_number():
+    text = LOOP.replace("float[2] x)", "float[2] x, int64 trips)").replace(
+        "    trips = Constant <value_int = TRIPS> ()\n", ""
+    )
+    with pytest.raises(BuildFailed, match="number of scan outputs depends on the data"):
+        lowered(parsed(text), {"x": np.ones(2, np.float32), "trips": np.array(3)})
