@@ -30,6 +30,11 @@ _PASSED_THROUGH = frozenset(
 )
 
 
+def product_names(model: ir.Model) -> tuple[str, ...]:
+    """Return the names of the heavy operators: convolutions, matrix products, recurrent ones."""
+    return tuple(node_label(node) for node in _products(model))
+
+
 def planned_int8(model: ir.Model) -> tuple[str, ...]:
     """Return the names of the products (Conv, MatMul, ...) whose data and weights both come from 8-bit integers.
 

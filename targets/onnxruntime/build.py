@@ -12,7 +12,7 @@ from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
 from targets.onnxruntime.session import require_provider
 from targets.onnxruntime.settings import PROVIDERS, Settings
-from targets.planned import planned_int8
+from targets.planned import planned_int8, product_names
 from targets.processor import processor_label
 from targets.specs import model_inputs, model_outputs
 
@@ -55,16 +55,22 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
         },
         versions={"onnxruntime": str(onnxruntime.__version__)},
         device=processor_label() if settings.provider == "cpu" else settings.provider,
-        details=_details(path, options, settings, planned_int8(model)),
+        details=_details(path, model, options, settings),
     )
     write_manifest(out, manifest)
     return Artifact(out, manifest)
 
 
-def _details(path: Path, options: BuildOptions, settings: Settings, planned: tuple[str, ...]) -> dict[str, Any]:
+def _details(path: Path, model: ir.Model, options: BuildOptions, settings: Settings) -> dict[str, Any]:
     executed = run_isolated(
         "targets.onnxruntime.worker:prove",
-        {"path": str(path), "settings": asdict(settings), "threads": options.threads, "planned": planned},
+        {
+            "path": str(path),
+            "settings": asdict(settings),
+            "threads": options.threads,
+            "planned": planned_int8(model),
+            "named": product_names(model),
+        },
         time_limit_s=options.time_limit_s,
     )
     details: dict[str, Any] = {"executed": executed}

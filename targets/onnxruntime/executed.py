@@ -49,9 +49,10 @@ def watch_optimized_graph(options: Any, folder: Path) -> Path:
     return path
 
 
-def executed_from_graph(path: Path, planned: Iterable[str]) -> dict[str, Any]:
+def executed_from_graph(path: Path, planned: Iterable[str], *, named: Iterable[str] = ()) -> dict[str, Any]:
     """Return what runs, for the manifest.
 
+    `named` are the graph's products, int8 or not. by_node: "int8" or "float" for each of them that can be told.
     operators: count by "Op" or "domain::Op". int8_planned: how many products the graph asked for in int8.
     int8_executed: count by operator of what runs on integers. float_fallbacks: planned products that run in float.
     untraced: planned products that the runtime merged into a node of another name. conversions: Q and DQ left.
@@ -64,7 +65,9 @@ def executed_from_graph(path: Path, planned: Iterable[str]) -> dict[str, Any]:
     by_name = {_base_name(str(node.name)): node for node in products}
     by_name |= {str(node.name): node for node in products}
     fate = {name: _fate(by_name, name) for name in planned}
+    kinds = {name: _fate(by_name, name) for name in sorted(named)}
     return {
+        "by_node": {name: kind for name, kind in kinds.items() if kind != "untraced"},
         "operators": dict(sorted(operators.items())),
         "int8_planned": len(fate),
         "int8_executed": {name: operators[name] for name in sorted(operators) if _bare(name) in INT8_OPERATORS},

@@ -14,7 +14,9 @@ from targets.onnxruntime.session import open_session
 from targets.onnxruntime.settings import Settings, session_options
 
 
-def prove(path: str, settings: Mapping[str, Any], threads: int, planned: Sequence[str]) -> dict[str, Any]:
+def prove(
+    path: str, settings: Mapping[str, Any], threads: int, planned: Sequence[str], named: Sequence[str]
+) -> dict[str, Any]:
     """Return what runs, after loading the written model as `open` will.
 
     Raises CannotRun without the execution provider, BuildFailed with the runtime's cause when it refuses.
@@ -29,4 +31,4 @@ def prove(path: str, settings: Mapping[str, Any], threads: int, planned: Sequenc
             raise
         except Exception as error:  # the runtime raises a dozen classes without a common base
             raise BuildFailed(f"ONNX Runtime does not load the model: {cause_from_error(error)}") from error
-        return executed_from_graph(executed, planned)
+        return executed_from_graph(executed, planned, named=named)

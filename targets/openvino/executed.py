@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _INTEGERS = frozenset({"i8", "u8"})
 _NOT_COMPUTING = frozenset({"Const", "Input", "Output"})
 # A "Subgraph" (compiled attention, for one) may hold products too, but reports the precision of its inputs only.
@@ -21,9 +22,10 @@ class _Executed:
     originals: tuple[str, ...]
 
 
-def executed_from_compiled(compiled: Any, planned: Iterable[str]) -> dict[str, Any]:
+def executed_from_compiled(compiled: Any, planned: Iterable[str], *, named: Iterable[str] = ()) -> dict[str, Any]:
     """Return what runs, for the manifest.
 
+    `named` are the graph's products, int8 or not. by_node: precision of each of them that can be told.
     operators: count by the runtime's layer type. precisions: count by precision. int8_planned: how many products the
     graph asked for in int8. int8_executed: count by layer type of the products that run on 8-bit integers.
     float_fallbacks: planned products that run in float, with their precision and kernel. untraced: planned products
@@ -35,6 +37,11 @@ def executed_from_compiled(compiled: Any, planned: Iterable[str]) -> dict[str, A
     names = tuple(planned)
     floats = {name: products[name] for name in names if name in products and not _is_int8(products[name])}
     return {
+        "by_node": {
+            name: _PRECISIONS.get(products[name].precision, products[name].precision)
+            for name in sorted(named)
+            if name in products
+        },
         "operators": dict(sorted(Counter(node.kind for node in computing).items())),
         "precisions": dict(sorted(Counter(node.precision for node in computing).items())),
         "int8_planned": len(names),

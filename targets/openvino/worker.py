@@ -27,6 +27,7 @@ def build_ir(
     outputs: Sequence[str],
     taken: Sequence[str],
     planned: Sequence[str],
+    named: Sequence[str],
     compress_to_fp16: bool,
 ) -> dict[str, Any]:
     """Return version, device and what runs, having written the IR `target` of the ONNX file `source` and compiled it.
@@ -49,7 +50,7 @@ def build_ir(
     return {
         "version": str(load_openvino().get_version()),
         "device": device_label(core, chosen.device),
-        "executed": executed_from_compiled(compiled, planned),
+        "executed": executed_from_compiled(compiled, planned, named=named),
     }
 
 

@@ -26,6 +26,7 @@ def test_int8_products_are_told_from_those_that_fell_back(tmp_path: Path):
     assert found["float_fallbacks"] == ["conv_open"]
     assert found["untraced"] == []
     assert found["conversions"] > 0
+    assert found["by_node"] == {"conv_chained": "int8", "conv_open": "float", "gemm_chained": "int8"}
 
 
 def test_without_optimization_all_products_are_float(tmp_path: Path):

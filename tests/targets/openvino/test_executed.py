@@ -25,6 +25,7 @@ def test_int8_products_run_in_int8(tmp_path: Path):
     assert found["int8_executed"] == {"Convolution": 2, "FullyConnected": 1}
     assert found["float_fallbacks"] == []
     assert found["untraced"] == []
+    assert found["by_node"] == dict.fromkeys(["conv_chained", "conv_open", "gemm_chained"], "int8")
 
 
 def test_float_products_run_in_the_stated_precision(tmp_path: Path):
@@ -57,7 +58,9 @@ def test_planned_products_in_float_are_named_with_their_kernel():
             node("Subgraph", "u8", "attention_matmul"),
         ),
         ["/net/conv_1", "matmul_1", "attention_matmul", "gone"],
+        named=["/net/conv_1", "matmul_1", "attention_matmul"],
     )
+    assert found["by_node"] == {"/net/conv_1": "int8", "matmul_1": "fp32"}
     assert found["int8_executed"] == {"Convolution": 1}
     assert found["float_fallbacks"] == ["matmul_1: FullyConnected in f32 (jit)"]
     assert found["untraced"] == ["attention_matmul", "gone"]
