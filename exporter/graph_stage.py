@@ -39,7 +39,13 @@ def graph_accuracy(
         save_model(model, path)
         with open_onnx(path, threads=original.threads) as runner:
             return compare_runs(
-                original.references, runner, stage=stage, precision=precision, gates=gates, advance=progress.advance
+                original.references,
+                runner,
+                stage=stage,
+                precision=precision,
+                gates=gates,
+                padding_mask=original.padding_mask,
+                advance=progress.advance,
             )
     except GraphwrightError as error:
         verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED

@@ -94,7 +94,13 @@ def artifact_accuracy(
     try:
         with target.open(artifact, threads=original.threads) as runner:
             return compare_runs(
-                original.references, runner, stage=title, precision=precision, gates=gates, advance=progress.advance
+                original.references,
+                runner,
+                stage=title,
+                precision=precision,
+                gates=gates,
+                padding_mask=original.padding_mask,
+                advance=progress.advance,
             )
     except GraphwrightError as error:
         verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from exporter.samples import Samples, dims_from_samples, load_samples, missing_c
 from exporter.sources import open_source
 from exporter.sources.base import Source
 from passes.errors import UsageError
-from targets.base import DimRange
+from targets.base import DimRange, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Original:
     dims: Mapping[str, DimRange]
     gates: tuple[UserGate, ...]
     threads: int
+    padding_mask: str | None
     description: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -53,6 +54,7 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
     calibration = load_samples(recipe.calibration) if wants_int8 and recipe.calibration is not None else None
     source = open_source(recipe.source, samples=given)
     inputs = source.inputs()
+    _check_mask(recipe.padding_mask, inputs)
     held_out = given.fitting(inputs) if given is not None else _example(source)
     calibration = calibration.fitting(inputs) if calibration is not None else None
     notes = [] if given is not None else ["Verified on the source's own example only: give --samples for more."]
@@ -77,11 +79,13 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
         dims=dims,
         gates=gates,
         threads=recipe.thread_count,
+        padding_mask=recipe.padding_mask,
         description={
             "held_out": recipe.samples or "the source's own example",
             "held_out_count": len(references) - references.further,
             "further_batches": references.further,
             "calibration": recipe.calibration if calibration is not None else None,
+            "padding_mask": recipe.padding_mask,
             "dims": {name: [dim.minimum, dim.usual, dim.maximum] for name, dim in sorted(dims.items())},
         },
         notes=(*notes, *references.notes),
@@ -96,3 +100,16 @@ def _example(source: Source) -> Samples:
             hint="Give --samples: an .npz, a folder of them, or file.py:function that yields dicts of arrays.",
         )
     return samples_from_example(example)
+
+
+def _check_mask(name: str | None, inputs: Sequence[TensorSpec]) -> None:
+    if name is None:
+        return
+    spec = next((spec for spec in inputs if spec.name == name), None)
+    if spec is None:
+        raise UsageError(
+            f"The padding mask '{name}' is no input of the model.",
+            hint=f"The inputs are: {', '.join(spec.name for spec in inputs)}",
+        )
+    if len(spec.shape) != 2:
+        raise UsageError(f"The padding mask must be of shape [batch, sequence]; it is {spec}.")

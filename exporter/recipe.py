@@ -38,6 +38,7 @@ class Recipe:
     pipeline: pass text; None takes the default pipeline.
     gates: "name=value", optionally scoped "int8:name=value" or "openvino:name=value".
     waive: "execution", "execution:TARGET" or "execution:TARGET:key=value", the target as it was asked for.
+    padding_mask: the input [B, S] whose zeros mark padding, where outputs [B, S, ...] are not compared.
     threads: CPU threads for the original and every artifact; None takes what this process may use.
     speed_seconds: time budget of the interleaved measurement at one input shape; 0 measures nothing.
     """
@@ -51,6 +52,7 @@ class Recipe:
     gates: tuple[str, ...] = ()
     waive: tuple[str, ...] = ()
     dims: Mapping[str, DimRange] = field(default_factory=dict)
+    padding_mask: str | None = None
     threads: int | None = None
     speed_seconds: float = 10.0
     baselines: bool = True
@@ -124,7 +126,7 @@ def recipe_from_toml(path: Path) -> Recipe:
     for key in ("source", "samples", "calibration"):
         if key in data:
             values[key] = relocated(_typed(path, data, key, str), path.parent)
-    for key, kind in (("pipeline", str), ("threads", int), ("baselines", bool)):
+    for key, kind in (("pipeline", str), ("padding_mask", str), ("threads", int), ("baselines", bool)):
         if key in data:
             values[key] = _typed(path, data, key, kind)
     for key in ("speed_seconds", "time_limit_s"):

@@ -28,6 +28,7 @@ def verify(
     samples: str | None = None,
     gates: Sequence[str] = (),
     waive: Sequence[str] = (),
+    padding_mask: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -45,6 +46,7 @@ def verify(
             targets=targets,
             gates=tuple(gates),
             waive=tuple(waive),
+            padding_mask=padding_mask,
             threads=threads,
         )
     )

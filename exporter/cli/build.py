@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--waive", "waive", multiple=True, help="execution or execution:TARGET: may stay not run.")
 @click.option("--pipeline", help="Passes to run instead of the default ones.")
 @click.option("--dim", "dims", multiple=True, help="name=least..usual..greatest of a named dimension; repeatable.")
+@click.option("--padding-mask", help="Input [batch, sequence] whose zeros mark padding: not compared there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for the original and every artifact.")
 @click.option("--speed-seconds", type=click.FloatRange(min=0), help="Time to measure at each input shape; 0: none.")
 @click.option("--baselines/--no-baselines", default=None, help="Also time torch.compile.  [default: on]")

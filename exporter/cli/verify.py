@@ -17,6 +17,7 @@ from exporter.cli.output import Output, json_option
 @click.option("--samples", help="Held-out inputs; by default the example that comes with the original.")
 @click.option("--gate", "gates", multiple=True, help="name=value, int8:name=value or TARGET:name=value; repeatable.")
 @click.option("--waive", multiple=True, help="execution or execution:TARGET: may stay not run.")
+@click.option("--padding-mask", help="Input [batch, sequence] whose zeros mark padding: not compared there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for the original and every artifact.")
 @click.option(
     "--report", "report_dir", type=click.Path(path_type=Path), help="Also write report.{html,json}, junit.xml here."
@@ -30,6 +31,7 @@ def command(
     samples: str | None,
     gates: tuple[str, ...],
     waive: tuple[str, ...],
+    padding_mask: str | None,
     threads: int | None,
     report_dir: Path | None,
     as_json: bool,
@@ -44,6 +46,7 @@ def command(
         samples=samples,
         gates=gates,
         waive=waive,
+        padding_mask=padding_mask,
         threads=threads,
         progress=output.progress(),
     )

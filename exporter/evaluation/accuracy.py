@@ -15,6 +15,8 @@ from exporter.results import Gate, OutputAccuracy, StageAccuracy, Verdict
 from passes.errors import ExitCode, GraphwrightError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from exporter.sources.base import Feeds
     from targets.base import Array
 
@@ -31,12 +33,16 @@ def compare_runs(
     stage: str,
     precision: str,
     gates: Sequence[GateSpec],
+    padding_mask: str | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> StageAccuracy:
     """Return how `candidate` does on the reference's samples, judged by those of `gates` that are about accuracy.
 
     Fails closed: no samples, no outputs, no gates, or a candidate that raises have not passed. A candidate that cannot
     run here at all (CannotRun, MissingDependency) is NOT_RUN. `advance` is called after each sample.
+
+    `padding_mask` names the input [B, S] whose zeros mark padding: of an output [B, S, ...] only the other positions
+    are compared, since what a model computes at padding means nothing and nobody reads it. It must be finite, though.
     """
     comparison = _Comparison()
     for index, (feeds, expected) in enumerate(reference):
@@ -50,7 +56,8 @@ def compare_runs(
             comparison.stopped = Verdict.NOT_RUN if not_run else Verdict.FAILED
             comparison.reason = f"{sample}: {type(error).__name__}: {_first_line(error)}"
             break
-        comparison.add(expected, actual, sample=sample)
+        mask = np.asarray(feeds[padding_mask]) != 0 if padding_mask is not None else None
+        comparison.add(expected, actual, sample=sample, mask=mask)
         advance()
     return comparison.judged(stage=stage, precision=precision, gates=accuracy_gates(gates))
 
@@ -65,7 +72,9 @@ class _Comparison:
     stopped: Verdict | None = None
     reason: str = ""
 
-    def add(self, expected: Outputs, actual: Outputs, *, sample: str) -> None:
+    def add(
+        self, expected: Outputs, actual: Outputs, *, sample: str, mask: npt.NDArray[np.bool_] | None = None
+    ) -> None:
         for name in actual:
             if name not in expected:
                 self._of(name).problems.append(f"{sample}: the original has no such output")
@@ -81,6 +90,8 @@ class _Comparison:
                 difference.problems.append(f"{sample}: {mismatch}")
                 continue
             difference.problems.extend(f"{sample}: {problem}" for problem in _non_finite(reference, value))
+            if mask is not None and reference.ndim > mask.ndim and reference.shape[: mask.ndim] == mask.shape:
+                reference, value = reference[mask], value[mask]
             difference.add(reference, value, sample=sample)
 
     def _of(self, name: str) -> Difference:
