@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from passes.quantize.weighted import is_constant, weight_of
+from passes.quantize.smoothing import typical_sqnr_db
+from passes.quantize.weighted import Weight, is_constant, weight_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -177,6 +178,8 @@ class _Rules:
                 return f"its operand '{value.name}' is a constant"
             if str(self.root(value).name) not in self.ranges:
                 return f"its input '{value.name}' has no calibrated range"
+        if weight is not None and (problem := self._too_noisy(weight)):
+            return problem
         if self.needs_quantized_output(node):
             end = self.fused_end(node)
             if end.is_graph_output():
@@ -184,6 +187,22 @@ class _Rules:
             if str(end.name) not in self.ranges:
                 return f"its result '{end.name}' has no calibrated range"
         return ""
+
+    def _too_noisy(self, weight: Weight) -> str:
+        rows = weight.rows()
+        source = weight.node.inputs[1 - weight.index]
+        covered = self.ranges.get(str(source.name)) if source is not None else None
+        result = self.ranges.get(str(weight.node.outputs[0].name))
+        if rows is None or covered is None or result is None:
+            return ""
+        estimate = typical_sqnr_db(covered, rows, result, symmetric=self.scheme.symmetric)
+        if estimate >= self.scheme.least_sqnr_db:
+            return ""
+        peak = max(-covered.observed_low, covered.observed_high)
+        return (
+            f"outliers in its input (up to {peak:.3g}, typically {covered.typical:.2g})"
+            f" would leave its typical results only {estimate:.1f} dB above their error"
+        )
 
     def is_worthwhile(self, node: ir.Node, chosen: Mapping[ir.Node, None]) -> bool:
         """Return whether int8 saves more than it costs: a product with weights, or what feeds int8 operators."""

@@ -42,7 +42,18 @@ def range_from_histogram(
             low, high = errors.best_interval(low, high)
             magnitude = errors.best_magnitude(magnitude)
     seen = channels.ranges() if channels is not None else None
-    return ActivationRange(low, high, histogram.low, histogram.high, magnitude, seen)
+    return ActivationRange(low, high, histogram.low, histogram.high, magnitude, seen, _typical(histogram))
+
+
+def _typical(histogram: Histogram) -> float:
+    """Return the median magnitude of the entries that are not zero."""
+    middle = len(histogram.counts) // 2
+    counts = histogram.counts[middle:] + histogram.counts[:middle][::-1]
+    counts[0] -= histogram.zeros
+    total = int(counts.sum())
+    if total == 0:
+        return 0.0
+    return float((np.searchsorted(np.cumsum(counts), total / 2) + 0.5) * histogram.width)
 
 
 def _percentile(histogram: Histogram) -> tuple[float, float]:

@@ -32,6 +32,7 @@ class ActivationRange:
 
     observed_low and observed_high are the extremes that were seen, before any clipping.
     magnitude: what a symmetric scale shall cover; None takes the larger of |low| and |high|.
+    typical: the median magnitude of the entries that are not zero; 0 when unknown.
     channels: the same by channel, for a value that weights multiply.
     """
 
@@ -41,6 +42,7 @@ class ActivationRange:
     observed_high: float
     magnitude: float | None = None
     channels: ChannelRanges | None = None
+    typical: float = 0.0
 
     @property
     def symmetric_peak(self) -> float:

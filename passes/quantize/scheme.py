@@ -25,6 +25,7 @@ class QuantScheme:
 
     smooth: even out the channels of a matrix product's input where that lowers the estimated error.
     correct_bias: take the mean shift of rounded weights off the bias.
+    least_sqnr_db: a matrix product whose typical entries are estimated below this stays in float.
     weight_magnitude: the largest weight code, 127, or 63 where 8-bit products would saturate.
     support: which operators take part, and how the runtime fuses them.
     """
@@ -35,6 +36,7 @@ class QuantScheme:
     weight_magnitude: int
     smooth: bool
     correct_bias: bool
+    least_sqnr_db: float
     support: QuantizationSupport
 
 
@@ -59,6 +61,7 @@ def scheme_from_capabilities(
     symmetric: bool | None = None,
     smooth: bool = True,
     correct_bias: bool = True,
+    least_sqnr_db: float = 18.0,
 ) -> QuantScheme:
     """Return the scheme for a runtime; None for `symmetric` takes the finest that it runs.
 
@@ -84,6 +87,7 @@ def scheme_from_capabilities(
         granularity=granularity if support.per_channel else "tensor",
         smooth=smooth,
         correct_bias=correct_bias,
+        least_sqnr_db=least_sqnr_db,
         weight_magnitude=127 if support.weight_bits == 8 else 63,
         support=support,
     )

@@ -30,6 +30,8 @@ _PEAK_FLOOR = 0.25
 
 _STRENGTHS = np.linspace(0.2, 1.0, 9)
 _LEAST = 1e-6
+_NORMAL_MEDIAN = 0.6745
+"""The median magnitude of a normal distribution, in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,26 @@ def best_smoothing(
         if gain >= LEAST_GAIN and (best is None or gain > best.gain):
             best = Smoothing(factors.astype(np.float32), after, gain)
     return best
+
+
+def typical_sqnr_db(
+    covered: ActivationRange, weight: npt.NDArray[np.floating], result: ActivationRange, *, symmetric: bool
+) -> float:
+    """Return by how many dB a typical entry of the product would exceed its estimated int8 error; inf when unknown.
+
+    Outliers in the input set the step for all rows alike. Where a normalization follows, a quiet row's error counts as
+    much as a loud one's, so the comparison is with the median entry, taken as normally distributed.
+    """
+    channels = covered.channels
+    if channels is None or result.typical == 0 or weight.shape[0] != len(channels.low):
+        return float("inf")
+    smoothing = best_smoothing(covered, [weight], symmetric=symmetric)
+    factors = np.ones(weight.shape[0]) if smoothing is None else smoothing.factors.astype(np.float64)
+    after = covered if smoothing is None else smoothing.covered
+    span = 2 * after.symmetric_peak if symmetric else after.high - after.low
+    error = _error(span, np.asarray(channels.mean_square) / factors**2, [weight], factors) / weight.shape[1]
+    power = (result.typical / _NORMAL_MEDIAN) ** 2
+    return float(10 * np.log10(power / error)) if error > 0 else float("inf")
 
 
 def _error(span: float, squares: Array, weights: Sequence[npt.NDArray[np.floating]], factors: Array) -> float:

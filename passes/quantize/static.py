@@ -27,7 +27,8 @@ class QuantizeStatic(Pass):
     range, its weight is computed, tiny or not finite, or the runtime has no int8 kernel for how it is used.
     granularity: one weight scale a channel, or one a tensor. symmetric: None takes what the runtime runs best.
     smooth: multiply outlier channels out of a matrix product's input and into its weight, where that lowers the error.
-    correct_bias: take the mean shift that rounded weights cause off the bias of a Conv or Gemm.
+    correct_bias: take the mean shift that rounded weights cause off the bias.
+    least_sqnr_db: a matrix product whose typical results are estimated closer to their error than this stays in float.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -37,6 +38,7 @@ class QuantizeStatic(Pass):
     symmetric: bool | None = None
     smooth: bool = True
     correct_bias: bool = True
+    least_sqnr_db: float = 18.0
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Quantize the main graph; raises UsageError without ranges, int8 support or opset 13."""
@@ -47,6 +49,7 @@ class QuantizeStatic(Pass):
             symmetric=self.symmetric,
             smooth=self.smooth,
             correct_bias=self.correct_bias,
+            least_sqnr_db=self.least_sqnr_db,
         )
         opset = model.opset_imports.get("", _LEAST_OPSET)
         if opset < _LEAST_OPSET:
