@@ -56,7 +56,7 @@ def make_graphs(
     traced = original.source.trace(work)
     progress.done()
     seconds["trace"] = time.perf_counter() - started
-    stages = [_fp32_stage("trace", traced.model, original, work=work, progress=progress)]
+    stages = [_float_stage("trace", traced.model, original, work=work, progress=progress)]
 
     progress.stage("optimize")
     optimized, pipeline = run_pipeline("optimize", traced.model, pipeline=steps)
@@ -64,7 +64,7 @@ def make_graphs(
     optimized = load_model(staging / MODEL_FILE)
     progress.done()
     seconds["optimize"] = pipeline.seconds
-    stages.append(_fp32_stage("optimize", optimized, original, work=work, progress=progress))
+    stages.append(_float_stage("optimize", optimized, original, work=work, progress=progress))
 
     ranges: Mapping[str, ActivationRange] = {}
     notes: tuple[str, ...] = ()
@@ -81,6 +81,7 @@ def make_graphs(
     return Graphs(optimized, traced.attempts, (pipeline,), tuple(stages), ranges, seconds, notes)
 
 
-def _fp32_stage(stage: str, model: ir.Model, original: Original, *, work: Path, progress: Progress) -> StageAccuracy:
-    gates = gates_for("fp32", stage=stage, user_gates=original.gates)
-    return graph_accuracy(model, original, stage=stage, precision="fp32", gates=gates, work=work, progress=progress)
+def _float_stage(stage: str, model: ir.Model, original: Original, *, work: Path, progress: Progress) -> StageAccuracy:
+    precision = original.precision
+    gates = gates_for(precision, stage=stage, user_gates=original.gates)
+    return graph_accuracy(model, original, stage=stage, precision=precision, gates=gates, work=work, progress=progress)

@@ -14,7 +14,7 @@ from exporter.graph_stage import graph_accuracy
 from exporter.graphs import Graphs
 from exporter.jobs import Job
 from exporter.optimization import run_pipeline
-from exporter.original import Original
+from exporter.original import Original, judged_precision
 from exporter.report.progress import Progress
 from exporter.results import ArtifactReport, PipelineReport, StageAccuracy, Verdict
 from passes.base import Context
@@ -89,7 +89,8 @@ def artifact_accuracy(
 ) -> StageAccuracy:
     """Return how an artifact does on the held-out samples; NOT_RUN with the reason when it can't be opened here."""
     target = get_target(artifact.manifest.target)
-    gates = gates_for(precision, stage=title, target=target.name, user_gates=original.gates)
+    row = judged_precision(original, precision)
+    gates = gates_for(row, stage=title, target=target.name, user_gates=original.gates)
     progress.stage(f"verify {title}", len(original.references))
     try:
         with target.open(artifact, threads=original.threads) as runner:
@@ -112,7 +113,8 @@ def artifact_accuracy(
 def _graph_stage(
     job: Job, model: ir.Model, original: Original, *, stage: str, work: Path, progress: Progress
 ) -> StageAccuracy:
-    gates = gates_for(job.options.precision, stage=stage, target=job.target.name, user_gates=original.gates)
+    row = judged_precision(original, job.options.precision)
+    gates = gates_for(row, stage=stage, target=job.target.name, user_gates=original.gates)
     return graph_accuracy(
         model, original, stage=stage, precision=job.options.precision, gates=gates, work=work, progress=progress
     )

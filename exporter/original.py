@@ -18,7 +18,7 @@ from exporter.samples import Samples, dims_from_samples, load_samples, missing_c
 from exporter.sources import open_source
 from exporter.sources.base import Source
 from passes.errors import UsageError
-from targets.base import DimRange, TensorSpec
+from targets.base import PRECISIONS, DimRange, Precision, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Original:
     """All that artifacts are made from and compared with.
 
     references: held-out samples and the original's outputs, on disk. calibration: None where int8 isn't asked for.
+    precision: what the original's own outputs are rounded to; nothing can be judged more finely than that.
     """
 
     source: Source
@@ -35,6 +36,7 @@ class Original:
     dims: Mapping[str, DimRange]
     gates: tuple[UserGate, ...]
     threads: int
+    precision: Precision
     padding_mask: str | None
     description: Mapping[str, Any]
     notes: tuple[str, ...] = ()
@@ -79,6 +81,7 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
         dims=dims,
         gates=gates,
         threads=recipe.thread_count,
+        precision=_precision_of(references),
         padding_mask=recipe.padding_mask,
         description={
             "held_out": recipe.samples or "the source's own example",
@@ -90,6 +93,17 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
         },
         notes=(*notes, *references.notes),
     )
+
+
+def judged_precision(original: Original, precision: Precision) -> Precision:
+    """Return the row of tolerances for a result in `precision`: the coarser of it and the original's own."""
+    return max(precision, original.precision, key=PRECISIONS.index)
+
+
+def _precision_of(references: ReferenceOutputs) -> Precision:
+    _, outputs = next(iter(references))
+    names = {value.dtype.name for value in outputs.values()}
+    return "bf16" if "bfloat16" in names else "fp16" if "float16" in names else "fp32"
 
 
 def _example(source: Source) -> Samples:
