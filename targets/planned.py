@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 # Operator -> how many of its first inputs must be dequantized for the product to be an int8 one.
 _PRODUCTS = {"Conv": 2, "ConvTranspose": 2, "MatMul": 2, "Gemm": 2, "LSTM": 3, "GRU": 3}
+_FUSED = frozenset(
+    {"Add", "Mul", "Sum", "Relu", "Clip", "Sigmoid", "Tanh", "Gelu", "LeakyRelu", "HardSwish", "BatchNormalization"}
+)
+_LONGEST_CHAIN = 4
 # Operators that a runtime runs on the integers themselves when they stand between DequantizeLinear and a product.
 _PASSED_THROUGH = frozenset(
     {
@@ -30,9 +34,25 @@ _PASSED_THROUGH = frozenset(
 )
 
 
-def product_names(model: ir.Model) -> tuple[str, ...]:
-    """Return the names of the heavy operators: convolutions, matrix products, recurrent ones."""
-    return tuple(node_label(node) for node in _products(model))
+def product_aliases(model: ir.Model) -> dict[str, tuple[str, ...]]:
+    """Return, for each heavy operator by name, the names that a runtime may give it when it fuses what follows.
+
+    Those are its own, its output's, and those of the elementwise nodes that alone read it, one after another.
+    """
+    return {node_label(node): tuple(_aliases(node)) for node in _products(model)}
+
+
+def _aliases(node: ir.Node) -> Iterator[str]:
+    yield node_label(node)
+    current = node
+    for _ in range(_LONGEST_CHAIN):
+        output = current.outputs[0]
+        yield str(output.name)
+        readers = list(output.uses())
+        if len(readers) != 1 or readers[0].node.op_type not in _FUSED:
+            return
+        current = readers[0].node
+        yield node_label(current)
 
 
 def planned_int8(model: ir.Model) -> tuple[str, ...]:

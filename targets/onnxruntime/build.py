@@ -12,7 +12,7 @@ from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
 from targets.onnxruntime.session import require_provider
 from targets.onnxruntime.settings import PROVIDERS, Settings
-from targets.planned import planned_int8, product_names
+from targets.planned import planned_int8, product_aliases
 from targets.processor import processor_label
 from targets.specs import model_inputs, model_outputs
 
@@ -69,7 +69,7 @@ def _details(path: Path, model: ir.Model, options: BuildOptions, settings: Setti
             "settings": asdict(settings),
             "threads": options.threads,
             "planned": planned_int8(model),
-            "named": product_names(model),
+            "named": product_aliases(model),
         },
         time_limit_s=options.time_limit_s,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ INT8_OPERATORS = frozenset(
         "QLinearWhere",
     }
 )
+_NOTHING: Mapping[str, Sequence[str]] = MappingProxyType({})
 _PRODUCT = re.compile("Conv|MatMul|Gemm|LSTM|GRU")
 _SUFFIX = re.compile(r"(/[^/]+|_nchwc|_nhwc|_token_\d+)$")
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -49,10 +51,13 @@ def watch_optimized_graph(options: Any, folder: Path) -> Path:
     return path
 
 
-def executed_from_graph(path: Path, planned: Iterable[str], *, named: Iterable[str] = ()) -> dict[str, Any]:
+def executed_from_graph(
+    path: Path, planned: Iterable[str], *, named: Mapping[str, Sequence[str]] = _NOTHING
+) -> dict[str, Any]:
     """Return what runs, for the manifest.
 
-    `named` are the graph's products, int8 or not. by_node: "int8" or "float" for each of them that can be told.
+    `named` are the graph's products, int8 or not, with the names that fusion may give them. by_node: "int8" or "float"
+    for each of them that can be told.
     operators: count by "Op" or "domain::Op". int8_planned: how many products the graph asked for in int8.
     int8_executed: count by operator of what runs on integers. float_fallbacks: planned products that run in float.
     untraced: planned products that the runtime merged into a node of another name. conversions: Q and DQ left.
@@ -65,7 +70,10 @@ def executed_from_graph(path: Path, planned: Iterable[str], *, named: Iterable[s
     by_name = {_base_name(str(node.name)): node for node in products}
     by_name |= {str(node.name): node for node in products}
     fate = {name: _fate(by_name, name) for name in planned}
-    kinds = {name: _fate(by_name, name) for name in sorted(named)}
+    kinds = {
+        name: next((kind for alias in aliases if (kind := _fate(by_name, alias)) != "untraced"), "untraced")
+        for name, aliases in sorted(named.items())
+    }
     return {
         "by_node": {name: kind for name, kind in kinds.items() if kind != "untraced"},
         "operators": dict(sorted(operators.items())),

@@ -15,7 +15,7 @@ from targets.onnxruntime.settings import Settings, session_options
 
 
 def prove(
-    path: str, settings: Mapping[str, Any], threads: int, planned: Sequence[str], named: Sequence[str]
+    path: str, settings: Mapping[str, Any], threads: int, planned: Sequence[str], named: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """Return what runs, after loading the written model as `open` will.
 

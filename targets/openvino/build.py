@@ -11,7 +11,7 @@ from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
 from targets.openvino.conversion import as_onnx_file, onnx_names
 from targets.openvino.settings import Settings, properties_from_settings
-from targets.planned import planned_int8, product_names
+from targets.planned import planned_int8, product_aliases
 from targets.specs import model_inputs, model_outputs
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
                 "outputs": [spec.name for spec in outputs],
                 "taken": sorted(onnx_names(model)),
                 "planned": planned_int8(model),
-                "named": product_names(model),
+                "named": product_aliases(model),
                 "compress_to_fp16": options.precision == "fp16",
             },
             time_limit_s=options.time_limit_s,

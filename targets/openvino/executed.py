@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+_NOTHING: Mapping[str, Sequence[str]] = MappingProxyType({})
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _INTEGERS = frozenset({"i8", "u8"})
 _NOT_COMPUTING = frozenset({"Const", "Input", "Output"})
@@ -22,10 +24,13 @@ class _Executed:
     originals: tuple[str, ...]
 
 
-def executed_from_compiled(compiled: Any, planned: Iterable[str], *, named: Iterable[str] = ()) -> dict[str, Any]:
+def executed_from_compiled(
+    compiled: Any, planned: Iterable[str], *, named: Mapping[str, Sequence[str]] = _NOTHING
+) -> dict[str, Any]:
     """Return what runs, for the manifest.
 
-    `named` are the graph's products, int8 or not. by_node: precision of each of them that can be told.
+    `named` are the graph's products, int8 or not, with the names that fusion may give them. by_node: precision of each
+    of them that can be told.
     operators: count by the runtime's layer type. precisions: count by precision. int8_planned: how many products the
     graph asked for in int8. int8_executed: count by layer type of the products that run on 8-bit integers.
     float_fallbacks: planned products that run in float, with their precision and kernel. untraced: planned products
@@ -38,9 +43,9 @@ def executed_from_compiled(compiled: Any, planned: Iterable[str], *, named: Iter
     floats = {name: products[name] for name in names if name in products and not _is_int8(products[name])}
     return {
         "by_node": {
-            name: _PRECISIONS.get(products[name].precision, products[name].precision)
-            for name in sorted(named)
-            if name in products
+            name: _PRECISIONS.get(found.precision, found.precision)
+            for name, aliases in sorted(named.items())
+            if (found := next((products[alias] for alias in aliases if alias in products), None)) is not None
         },
         "operators": dict(sorted(Counter(node.kind for node in computing).items())),
         "precisions": dict(sorted(Counter(node.precision for node in computing).items())),

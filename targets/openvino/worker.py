@@ -27,7 +27,7 @@ def build_ir(
     outputs: Sequence[str],
     taken: Sequence[str],
     planned: Sequence[str],
-    named: Sequence[str],
+    named: Mapping[str, Sequence[str]],
     compress_to_fp16: bool,
 ) -> dict[str, Any]:
     """Return version, device and what runs, having written the IR `target` of the ONNX file `source` and compiled it.

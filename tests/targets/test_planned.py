@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from targets.planned import planned_int8
+from targets.planned import planned_int8, product_aliases
 from tests.support.quantized_model import quantized_model
 from tests.support.small_models import SMALL_MODELS
 
@@ -17,3 +17,11 @@ def test_weight_only_compression_is_not():
 
 def test_float_graphs_plan_nothing():
     assert planned_int8(SMALL_MODELS["convolutions"].model()) == ()
+
+
+def test_aliases_follow_what_a_runtime_fuses():
+    aliases = product_aliases(SMALL_MODELS["convolutions"].model())
+    first = next(iter(aliases.values()))
+    assert first[1] == "c"
+    assert first[-1] == "r"  # through the Relu, up to the next convolution
+    assert len(aliases) == 3

@@ -58,9 +58,9 @@ def test_planned_products_in_float_are_named_with_their_kernel():
             node("Subgraph", "u8", "attention_matmul"),
         ),
         ["/net/conv_1", "matmul_1", "attention_matmul", "gone"],
-        named=["/net/conv_1", "matmul_1", "attention_matmul"],
+        named={"/net/conv_1": ["/net/conv_1"], "matmul_0": ["matmul_0", "add_1"], "gone": ["gone"]},
     )
-    assert found["by_node"] == {"/net/conv_1": "int8", "matmul_1": "fp32"}
+    assert found["by_node"] == {"/net/conv_1": "int8", "matmul_0": "fp32"}
     assert found["int8_executed"] == {"Convolution": 1}
     assert found["float_fallbacks"] == ["matmul_1: FullyConnected in f32 (jit)"]
     assert found["untraced"] == ["attention_matmul", "gone"]
