@@ -11,7 +11,24 @@ from onnx import numpy_helper
 from passes.catalogue import default_pipeline
 from passes.observers import CheckStructure
 
-SAMPLE = ["add_bcast", "and_bcast3v1d", "argmax_keepdims_example", "attention_4d", "attention_3d_gqa", "attention_4d_attn_mask_bool", "averagepool_2d_pads", "basic_conv_with_padding", "batchnorm_epsilon", "cast_FLOAT_to_DOUBLE", "clip_default_inbounds", "concat_2d_axis_1", "constant_pad", "convtranspose_group_2", "cumsum_1d", "dequantizelinear_axis", "div_uint8", "dropout_default", "einsum_transpose", "equal_bcast", "expand_dim_changed", "expand_dim_unchanged", "flatten_axis2", "gather_elements_1", "gathernd_example_int32", "gather_1", "gelu_tanh_1", "gemm_all_attributes", "group_normalization_epsilon", "hardswish", "identity", "if", "layer_normalization_2d_axis1", "logsoftmax_axis_1", "loop11", "lstm_defaults", "matmul_3d", "max_example", "maxpool_2d_pads", "mish", "mod_mixed_sign_int64", "mul_bcast", "nonzero_example", "not_3d", "onehot_with_axis", "pow_bcast_array", "prelu_broadcast", "quantizelinear", "range_float_type_positive_delta", "reduce_l2_keep_dims_example", "reduce_mean_negative_axes_keepdims_example", "reshape_allowzero_reordered", "reshape_negative_extended_dims", "reshape_zero_dim", "resize_upsample_scales_nearest", "rms_normalization_3d_axis1_epsilon", "scatternd", "shape_clip_end", "shape_start_1_end_2", "size", "slice", "slice_neg_steps", "softmax_axis_1", "split_equal_parts_2d", "split_variable_parts_1d_opset18", "sqrt_example", "squeeze_negative_axes", "sub_bcast", "sum_example", "sum_one_input", "tanh", "tile", "transpose_all_permutations_3", "tril_zero", "triu", "unsqueeze_unsorted_axes", "where_example", "where_long_example", "xor_bcast4v4d", "dynamicquantizelinear", "scan9_sum", "rotary_embedding", "center_crop_pad_crop", "less_equal_bcast", "min_int64", "reduce_sum_empty_axes_input_noop"]  # fmt: skip
+_NAMES = """
+    add_bcast and_bcast3v1d argmax_keepdims_example attention_4d attention_3d_gqa attention_4d_attn_mask_bool
+    averagepool_2d_pads basic_conv_with_padding batchnorm_epsilon cast_FLOAT_to_DOUBLE clip_default_inbounds
+    concat_2d_axis_1 constant_pad convtranspose_group_2 cumsum_1d dequantizelinear_axis div_uint8 dropout_default
+    einsum_transpose equal_bcast expand_dim_changed expand_dim_unchanged flatten_axis2 gather_elements_1
+    gathernd_example_int32 gather_1 gelu_tanh_1 gemm_all_attributes group_normalization_epsilon hardswish identity
+    if layer_normalization_2d_axis1 logsoftmax_axis_1 loop11 lstm_defaults matmul_3d max_example maxpool_2d_pads
+    mish mod_mixed_sign_int64 mul_bcast nonzero_example not_3d onehot_with_axis pow_bcast_array prelu_broadcast
+    quantizelinear range_float_type_positive_delta reduce_l2_keep_dims_example
+    reduce_mean_negative_axes_keepdims_example reshape_allowzero_reordered reshape_negative_extended_dims
+    reshape_zero_dim resize_upsample_scales_nearest rms_normalization_3d_axis1_epsilon scatternd shape_clip_end
+    shape_start_1_end_2 size slice slice_neg_steps softmax_axis_1 split_equal_parts_2d
+    split_variable_parts_1d_opset18 sqrt_example squeeze_negative_axes sub_bcast sum_example sum_one_input tanh tile
+    transpose_all_permutations_3 tril_zero triu unsqueeze_unsorted_axes where_example where_long_example
+    xor_bcast4v4d dynamicquantizelinear scan9_sum rotary_embedding center_crop_pad_crop less_equal_bcast min_int64
+    reduce_sum_empty_axes_input_noop
+"""
+SAMPLE = tuple(_NAMES.split())
 
 
 @pytest.fixture(scope="module")
