@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,17 +63,19 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
 
 
 def _details(path: Path, model: ir.Model, options: BuildOptions, settings: Settings) -> dict[str, Any]:
-    executed = run_isolated(
-        "targets.onnxruntime.worker:prove",
-        {
-            "path": str(path),
-            "settings": asdict(settings),
-            "threads": options.threads,
-            "planned": planned_int8(model),
-            "named": product_aliases(model),
-        },
-        time_limit_s=options.time_limit_s,
-    )
+    with tempfile.TemporaryDirectory(prefix="graphwright-") as scratch:
+        executed = run_isolated(
+            "targets.onnxruntime.worker:prove",
+            {
+                "path": str(path),
+                "scratch": scratch,
+                "settings": asdict(settings),
+                "threads": options.threads,
+                "planned": planned_int8(model),
+                "named": product_aliases(model),
+            },
+            time_limit_s=options.time_limit_s,
+        )
     details: dict[str, Any] = {"executed": executed}
     if settings.provider == "cpu" and options.precision in _CPU_PRECISION_NOTES:
         details["note"] = _CPU_PRECISION_NOTES[options.precision]

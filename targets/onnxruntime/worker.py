@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,24 @@ from targets.onnxruntime.settings import Settings, session_options
 
 
 def prove(
-    path: str, settings: Mapping[str, Any], threads: int, planned: Sequence[str], named: Mapping[str, Sequence[str]]
+    path: str,
+    scratch: str,
+    settings: Mapping[str, Any],
+    threads: int,
+    planned: Sequence[str],
+    named: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """Return what runs, after loading the written model as `open` will.
+    """Return what runs, after loading the written model as `open` will. The caller removes the folder `scratch`.
 
     Raises CannotRun without the execution provider, BuildFailed with the runtime's cause when it refuses.
     """
     chosen = Settings(**settings)
-    with tempfile.TemporaryDirectory(prefix="graphwright-") as folder:
-        options = session_options(chosen, threads=threads)
-        executed = watch_optimized_graph(options, Path(folder))
-        try:
-            open_session(Path(path), chosen, options=options)
-        except CannotRun:
-            raise
-        except Exception as error:  # the runtime raises a dozen classes without a common base
-            raise BuildFailed(f"ONNX Runtime does not load the model: {cause_from_error(error)}") from error
-        return executed_from_graph(executed, planned, named=named)
+    options = session_options(chosen, threads=threads)
+    executed = watch_optimized_graph(options, Path(scratch))
+    try:
+        open_session(Path(path), chosen, options=options)
+    except CannotRun:
+        raise
+    except Exception as error:  # the runtime raises a dozen classes without a common base
+        raise BuildFailed(f"ONNX Runtime does not load the model: {cause_from_error(error)}") from error
+    return executed_from_graph(executed, planned, named=named)

@@ -231,9 +231,14 @@ def test_kernels_are_asked_of_the_installed_runtime():
     assert not capabilities.has_kernel("NoSuchOperator")
 
 
-def test_a_build_past_its_time_limit_fails(tmp_path: Path):
+def test_a_build_past_its_time_limit_fails_and_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    (tmp_path / "out").mkdir()
     with pytest.raises(BuildFailed, match="time limit"):
-        build(tmp_path, time_limit_s=0.01)
+        build(tmp_path / "out", time_limit_s=0.01)
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_provider_that_is_not_here_has_unknown_kernels():

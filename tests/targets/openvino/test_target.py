@@ -298,9 +298,14 @@ def test_a_graph_that_is_not_converted_fails_with_the_cause(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_build_past_its_time_limit_fails(tmp_path: Path):
+def test_a_build_past_its_time_limit_fails_and_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    (tmp_path / "out").mkdir()
     with pytest.raises(BuildFailed, match="time limit"):
-        build(tmp_path, time_limit_s=0.01)
+        build(tmp_path / "out", time_limit_s=0.01)
+    assert list(scratch.iterdir()) == []
 
 
 def test_another_targets_artifact_is_refused(tmp_path: Path):
