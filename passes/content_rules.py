@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from passes.content import Content
 from passes.dimensions import Dim, Dims, equal, product, quotient, total
 from passes.matching import constant_array, input_at, integer
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from passes.shapes import Content, ShapeFacts
+    from passes.shapes import ShapeFacts
 
 _MOST_ELEMENTS = 64
 
 
 def _content(elements: Dims, *, is_scalar: bool = False) -> Content | None:
-    from passes.shapes import Content
-
     return Content(elements, is_scalar) if len(elements) <= _MOST_ELEMENTS else None
 
 

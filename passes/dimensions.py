@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_UNNAMED = "?"
+_UNNAMED, _AT_MOST = "?", "<="
 _PRODUCT = re.compile(r"\s*\w+\s*(\*\s*\w+\s*)*")
 
 
@@ -47,9 +47,18 @@ def dim_from(value: int | str | None) -> Dim | None:
     )
 
 
-def unnamed(value: str, axis: int) -> Dim:
-    """Return a symbol for a dimension that has no name: equal to itself only, and never written to a file."""
-    return Dim(1, (f"{_UNNAMED}{value}.{axis}",))
+def unnamed(value: str, axis: int, *, at_most: Dim | None = None) -> Dim:
+    """Return a symbol for a dimension that has no name: equal to itself only, and never written to a file.
+
+    `at_most` records that it is min(at_most, something), as a slice up to a symbolic end is.
+    """
+    bound = f"{_AT_MOST}{at_most}" if at_most is not None else ""
+    return Dim(1, (f"{_UNNAMED}{value}.{axis}{bound}",))
+
+
+def is_at_most(dim: Dim, bound: Dim) -> bool:
+    """Return whether `dim` was made as the smaller of `bound` and something."""
+    return len(dim.symbols) == 1 and dim.factor == 1 and dim.symbols[0].endswith(f"{_AT_MOST}{bound}")
 
 
 def plain(dim: Dim | None) -> int | str | None:
@@ -123,7 +132,11 @@ def _broadcast_dim(column: Sequence[Dim | None]) -> Dim | None:
     for dim in wide:  # an integer over 1 decides, whatever the symbols next to it are
         if dim is not None and dim.fixed is not None:
             return dim
-    return wide[0] if all(dim == wide[0] for dim in wide) else None
+    known = [dim for dim in wide if dim is not None]
+    if len(known) < len(wide):
+        return None
+    # min(d, ..) beside d is d or 1 in every run that is legal
+    return next((one for one in known if all(dim == one or is_at_most(dim, one) for dim in known)), None)
 
 
 def broadcasts_into(small: Dims | None, large: Dims | None) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from passes.content import Content
 from passes.content_rules import CONTENT_RULES
-from passes.dimensions import Dim, Dims, broadcast, product, quotient
+from passes.dimensions import Dim, Dims, broadcast, product, quotient, unnamed
 from passes.matching import input_at, integer, integers
 
 if TYPE_CHECKING:
@@ -172,6 +173,52 @@ def _gather_nd(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     return (*indices[:-1], *data[integer(node, "batch_dims", 0) + indices[-1].fixed :])
 
 
+def _flatten(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    axis = integer(node, "axis", 1)
+    axis = axis + len(shape) if axis < 0 else axis
+    return product(shape[:axis]), product(shape[axis:])
+
+
+def _slice(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None or len(node.inputs) < 3:
+        return None
+    starts, ends = facts.content(node.inputs[1]), facts.content(node.inputs[2])
+    count = max((len(content.elements) for content in (starts, ends) if content is not None), default=0)
+    axes = facts.content(input_at(node, 3)) if input_at(node, 3) is not None else Content(_run(count))
+    steps = facts.content(input_at(node, 4)) if input_at(node, 4) is not None else Content((Dim(1),) * count)
+    if axes is None or axes.fixed is None:
+        return (None,) * len(shape)
+    result = list(shape)
+    for index, axis in enumerate(axes.fixed):
+        at = axis % max(len(shape), 1)
+        bounds = [None if part is None else part.elements[index] for part in (starts, ends, steps)]
+        result[at] = _slice_length(shape[at], *bounds, name=str(node.outputs[0].name), axis=at)
+    return tuple(result)
+
+
+def _run(count: int) -> Dims:
+    return tuple(Dim(index) for index in range(count))
+
+
+def _slice_length(
+    whole: Dim | None, start: Dim | None, end: Dim | None, step: Dim | None, *, name: str, axis: int
+) -> Dim | None:
+    if start is None or end is None or step is None or start.symbols or step.symbols or step.factor == 0:
+        return None
+    is_head = start.factor == 0 and step.factor == 1
+    if end.symbols:
+        if not is_head:
+            return None
+        return end if end == whole else unnamed(name, axis, at_most=end)
+    if whole is not None and whole.fixed is not None:
+        return Dim(len(range(*slice(start.factor, end.factor, step.factor).indices(whole.fixed))))
+    return whole if is_head and end.factor >= 2**31 - 1 else None
+
+
 def _range(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     start, limit, step = (facts.content(value) for value in node.inputs)
     if start is None or limit is None or step is None or start.fixed != (0,) or step.fixed != (1,):
@@ -194,105 +241,24 @@ def _attention(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     return (*query[:2], product([heads, Dim(integer(node, "q_num_heads", 1))]))
 
 
-_UNARY = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BatchNormalization",
-    "BitwiseNot",
-    "Cast",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Cos",
-    "Cosh",
-    "CumSum",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "GroupNormalization",
-    "HardSigmoid",
-    "HardSwish",
-    "Hardmax",
-    "Identity",
-    "InstanceNormalization",
-    "IsInf",
-    "IsNaN",
-    "LayerNormalization",
-    "LeakyRelu",
-    "Log",
-    "LogSoftmax",
-    "LpNormalization",
-    "Mish",
-    "Neg",
-    "Not",
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "RMSNormalization",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softmax",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-    "Trilu",
-]
-_BROADCASTING = [
-    "Add",
-    "And",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mod",
-    "Mul",
-    "Or",
-    "Pow",
-    "Sub",
-    "Sum",
-    "Where",
-    "Xor",
-]
-_REDUCING = [
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-]
-
+_UNARY_TEXT = """
+    Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Cast Ceil Celu Clip Cos Cosh CumSum Dropout
+    Elu Erf Exp Floor Gelu GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf
+    IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization Mish Neg Not QuantizeLinear DequantizeLinear
+    RMSNormalization Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish
+    Tan Tanh ThresholdedRelu Trilu
+"""
+_UNARY = tuple(_UNARY_TEXT.split())
+_BROADCASTING_TEXT = """
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min
+    Mod Mul Or Pow Sub Sum Where Xor
+"""
+_BROADCASTING = tuple(_BROADCASTING_TEXT.split())
+_REDUCING_TEXT = """
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare
+"""
+_REDUCING = tuple(_REDUCING_TEXT.split())
 SHAPE_RULES: dict[str, ShapeRule] = {
     **dict.fromkeys(_UNARY, _same),
     **dict.fromkeys(_BROADCASTING, _broadcast),
@@ -301,6 +267,7 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
+    "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
@@ -308,6 +275,7 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "MatMul": _matmul,
     "Range": _range,
     "Reshape": _reshape,
+    "Slice": _slice,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from passes.content import Content
 from passes.dimensions import Dim, Dims, dim_from, plain, unnamed
 from passes.matching import constant_array, dims_of
 
@@ -12,20 +13,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _TRACKED_ELEMENTS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """The elements of an integer or boolean tensor of rank 0 (`is_scalar`) or 1; None is an unknown element."""
-
-    elements: Dims
-    is_scalar: bool = False
-
-    @property
-    def fixed(self) -> tuple[int, ...] | None:
-        """The elements as integers, or None where one depends on a symbol or is unknown."""
-        known = [dim.factor for dim in self.elements if dim is not None and not dim.symbols]
-        return tuple(known) if len(known) == len(self.elements) else None
 
 
 @dataclass(slots=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
+from passes.content import Content
 from passes.dimensions import Dim, Dims, plain
 from passes.editing import Editor, is_dead
 from passes.matching import constant_tensor, integer, is_op
-from passes.shapes import Content, ShapeFacts, infer_shapes
+from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,28 +18,11 @@ if TYPE_CHECKING:
 
     from passes.base import Recorder
 
-_SOURCES = frozenset(
-    [
-        "Add",
-        "Cast",
-        "Concat",
-        "ConstantOfShape",
-        "Div",
-        "Equal",
-        "Gather",
-        "Identity",
-        "Mul",
-        "ReduceProd",
-        "Reshape",
-        "Shape",
-        "Size",
-        "Slice",
-        "Squeeze",
-        "Sub",
-        "Unsqueeze",
-        "Where",
-    ]
-)
+_SOURCES_TEXT = """
+    Add Cast Concat ConstantOfShape Div Equal Gather Identity Mul ReduceProd Reshape Shape Size Slice Squeeze Sub
+    Unsqueeze Where
+"""
+_SOURCES = frozenset(_SOURCES_TEXT.split())
 
 
 @dataclass(frozen=True)
