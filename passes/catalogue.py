@@ -26,6 +26,7 @@ from passes.fusion.fuse_rms_norm import FuseRmsNorm
 from passes.fusion.fuse_sum import FuseSum
 from passes.fusion.pack_qkv import PackQkv
 from passes.pipeline import Pipeline, Repeat
+from passes.precision.convert_float import ConvertBf16, ConvertFp16
 from passes.quantize.static import QuantizeStatic
 
 
@@ -39,6 +40,8 @@ def _table(*kinds: type[Pass]) -> dict[str, type[Pass]]:
 
 
 PASSES: dict[str, type[Pass]] = _table(
+    ConvertBf16,
+    ConvertFp16,
     DeduplicateInitializers,
     EliminateCommonSubexpressions,
     EliminateDeadCode,

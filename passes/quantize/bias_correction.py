@@ -38,15 +38,17 @@ def mean_shift(
 
 
 def added_bias(product: ir.Node) -> tuple[ir.Node, int] | None:
-    """Return the Add, and the position of its constant, that gives a matrix product its bias; None without one.
+    """Return the Add or Sum, and the position of its constant, that gives a matrix product its bias; None without one.
 
-    The Add must be the product's only reader, and its constant vary over the channels only: [N], [1, 1, N].
+    It must be the product's only reader, and its constant vary over the channels only: [N], [1, 1, N].
     """
     uses = list(product.outputs[0].uses())
-    if len(uses) != 1 or product.outputs[0].is_graph_output() or uses[0].node.op_type != "Add":
+    if len(uses) != 1 or product.outputs[0].is_graph_output() or uses[0].node.op_type not in ("Add", "Sum"):
         return None
-    position = 1 - uses[0].idx
-    operand = uses[0].node.inputs[position]
-    if operand is None or not is_constant(operand) or operand.shape is None:
-        return None
-    return (uses[0].node, position) if all(size == 1 for size in list(operand.shape)[:-1]) else None
+    reader = uses[0].node
+    for position, operand in enumerate(reader.inputs):
+        if operand is None or position == uses[0].idx or not is_constant(operand) or operand.shape is None:
+            continue
+        if all(size == 1 for size in list(operand.shape)[:-1]):
+            return reader, position
+    return None

@@ -100,10 +100,11 @@ def activation_parameters(covered: ActivationRange, scheme: QuantScheme) -> Quan
         zero_point = 0 if scheme.activation_type == "int8" else 128
         return QuantParameters(_scale(peak / 127), zero_point, scheme.activation_type)
     low, high = min(covered.low, 0.0), max(covered.high, 0.0)
-    scale = _scale((high - low) / 255)
+    below = round(-low / _scale((high - low) / 255))  # codes below zero's
+    below = max(1 if low < 0 else 0, min(254 if high > 0 else 255, below))
+    scale = _scale(max(-low / below if below else 0.0, high / (255 - below) if below < 255 else 0.0))
     least = 0 if scheme.activation_type == "uint8" else -128
-    zero_point = least + round(-low / scale)
-    return QuantParameters(scale, max(least, min(least + 255, zero_point)), scheme.activation_type)
+    return QuantParameters(scale, least + below, scheme.activation_type)
 
 
 def _scale(value: float) -> float:

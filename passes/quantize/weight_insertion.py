@@ -126,7 +126,7 @@ class WeightInsertion:
         return mean_shift(weight, dequantize_weight(quantized) - array, mean)
 
     def _correct_added_bias(self, product: ir.Node, shift: Floats) -> None:
-        """Take `shift` off the constant that an Add puts on a MatMul; a MatMul without one stays as it is."""
+        """Take `shift` off the constant that an Add or Sum puts on a MatMul; a MatMul without one stays as it is."""
         import onnx_ir as ir
 
         if product.op_type != "MatMul" or (found := added_bias(product)) is None:
