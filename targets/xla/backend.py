@@ -47,6 +47,34 @@ def _is_initialised() -> bool:
     return bool(xla_bridge.backends_are_initialized())
 
 
+def start_pool(threads: int) -> int:
+    """Return the size of XLA's CPU thread pool: `threads` if this is its first use here, else what it was made with.
+
+    XLA reads the size (from the variable NPROC, else the processors it may use) when its CPU client is made, once in a
+    process, and offers no way to change it later.
+    """
+    import jax
+
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _is_initialised() or jax.config.jax_platforms not in (None, "", "cpu"):
+        return _pool_sizes[-1] if _pool_sizes else available
+    before = os.environ.get("NPROC")
+    os.environ["NPROC"] = str(threads)
+    try:
+        jax.devices()
+    finally:
+        if before is None:
+            del os.environ["NPROC"]
+        else:
+            os.environ["NPROC"] = before
+    _pool_sizes.append(threads)
+    return threads
+
+
+_pool_sizes: list[int] = []
+"""What this process asked of XLA; one entry at most."""
+
+
 @contextlib.contextmanager
 def tracing(matmul_precision: str) -> Iterator[None]:
     """Trace with 64-bit types and an explicit matmul precision, in this thread only; no source paths in the program."""

@@ -8,7 +8,7 @@ from passes.base import node_label
 from passes.errors import Blocker
 from targets.base import BuildOptions
 from targets.origin import source_line
-from targets.xla.backend import load_jax
+from targets.xla.backend import load_jax, start_pool
 from targets.xla.bounds import signature_of
 from targets.xla.lowering import registry
 from targets.xla.lowering.program import unsupported_reason
@@ -28,6 +28,7 @@ def blockers_of(model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
     if any(blocker.operator == "Input" for blocker in found):
         return tuple(found)
     load_jax()
+    start_pool(options.threads)
     traced = signature_of(model, settings_from(options), options).blockers
     listed = {blocker.node for blocker in found}
     return (*found, *(blocker for blocker in traced if blocker.node not in listed))

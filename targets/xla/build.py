@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passes.base import node_label
-from passes.errors import BuildFailed
+from passes.errors import BuildFailed, MissingDependency
 from targets.base import Artifact, BuildOptions, TensorSpec
 from targets.manifest import Manifest, hashes_of, write_manifest
 from targets.planned import planned_int8
-from targets.xla.backend import load_jax, tracing, versions
+from targets.xla.backend import load_jax, start_pool, tracing, versions
 from targets.xla.bounds import signature_of, weight_shapes
 from targets.xla.chips import HBM_SOURCE, chip_of
 from targets.xla.lowering.program import Program
@@ -47,7 +47,12 @@ class Exported:
 def build_artifact(model: ir.Model, out: Path, options: BuildOptions) -> Artifact:
     """Write the artifact into `out`. Raises BuildFailed with the reasons when the model can't be lowered."""
     load_jax()
+    start_pool(options.threads)
     settings = settings_from(options)
+    if settings.topology and "libtpu" not in versions():
+        raise MissingDependency(
+            f"Compiling for {settings.topology} needs 'libtpu'.", hint="pip install 'graphwright[tpu]'"
+        )
     exported = export_program(model, settings, options)
     (out / PROGRAM_FILE).write_bytes(exported.program)
     weights = weights_of(model)

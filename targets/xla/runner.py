@@ -13,7 +13,7 @@ from passes.errors import ArtifactRefused, CannotRun, UsageError
 from targets.base import Artifact, TensorSpec
 from targets.feeds import check_feeds
 from targets.manifest import read_manifest
-from targets.xla.backend import load_jax
+from targets.xla.backend import load_jax, start_pool
 from targets.xla.build import PROGRAM_FILE
 from targets.xla.weights import FILE_NAME as WEIGHTS_FILE
 from targets.xla.weights import read_weights
@@ -84,7 +84,7 @@ def open_artifact(artifact: Artifact, threads: int) -> Iterator[XlaRunner]:
     jax = load_jax()
     from jax import export
 
-    pool = _prepare_threads(threads)
+    pool = start_pool(threads)
     try:
         exported = export.deserialize(bytearray((artifact.path / PROGRAM_FILE).read_bytes()))
     except Exception as error:
@@ -104,32 +104,3 @@ def open_artifact(artifact: Artifact, threads: int) -> Iterator[XlaRunner]:
 
     bounds = tuple(manifest.details.get("bounds", ()))
     yield XlaRunner(manifest.inputs, manifest.outputs, threads, pool, function, bounds)
-
-
-def _prepare_threads(threads: int) -> int:
-    """Return the size of XLA's CPU thread pool: `threads` if this is its first use here, else what it was made with.
-
-    XLA reads the pool's size when its CPU client is made, once in a process, and offers no way to change it later.
-    """
-    import os
-
-    import jax
-    from jax._src import xla_bridge
-
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if xla_bridge.backends_are_initialized() or jax.config.jax_platforms not in (None, "", "cpu"):
-        return _pool.get("threads", available)
-    before = os.environ.get("NPROC")
-    os.environ["NPROC"] = str(threads)
-    try:
-        jax.devices()
-    finally:
-        if before is None:
-            del os.environ["NPROC"]
-        else:
-            os.environ["NPROC"] = before
-    _pool["threads"] = threads
-    return threads
-
-
-_pool: dict[str, int] = {}

@@ -48,8 +48,6 @@ def integer_matmul(a: Dequantized, b: Dequantized) -> Any:
 
     It can when both are 8-bit, `a` has one scale, and `b` one scale or one for each column.
     """
-    import jax.numpy as jnp
-
     rank_a, rank_b = len(a.shape), len(b.shape)
     if not (_is_eight_bits(a.quantized) and _is_eight_bits(b.quantized)) or min(rank_a, rank_b) < 2:
         return None
@@ -57,6 +55,14 @@ def integer_matmul(a: Dequantized, b: Dequantized) -> Any:
         return None
     if not is_scalar(b.scale) and b.axis % rank_b != rank_b - 1:
         return None
+    total = integer_product(a, b)
+    return scaled(total, _scalar(a.scale) * _flat(b.scale), a.float_type)
+
+
+def integer_product(a: Dequantized, b: Dequantized) -> Any:
+    """Return the int32 sum over k of (qa - za)(qb - zb), the zero point of `a` being one number or none."""
+    import jax.numpy as jnp
+
     qa, zero_a = as_int8(a)
     qb, zero_b = as_int8(b)
     total = jnp.matmul(qa, qb, preferred_element_type=jnp.int32)  # [..., M, N]
@@ -67,7 +73,7 @@ def integer_matmul(a: Dequantized, b: Dequantized) -> Any:
         total = total - zero_b * jnp.sum(qa, axis=-1, keepdims=True, dtype=jnp.int32)
     if zero_a is not None and zero_b is not None:
         total = total + jnp.asarray(qa.shape[-1], jnp.int32) * jnp.reshape(zero_a, ()) * zero_b
-    return scaled(total, _scalar(a.scale) * _flat(b.scale), a.float_type)
+    return total
 
 
 def scaled(total: Any, scale: Any, float_type: Any) -> Any:

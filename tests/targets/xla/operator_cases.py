@@ -454,6 +454,7 @@ def _quantized() -> Iterator[Case]:
     yield Case("DynamicQuantizeLinear", (f(3, 4),), outputs=3)
     a, b = n(3, 4, low=0, high=256, dtype=np.uint8), n(4, 5, seed=1, low=-128, high=128, dtype=np.int8)
     yield Case("MatMulInteger", (a, b, scalar(7, np.uint8), scalar(2, np.int8)))
+    yield Case("MatMulInteger", (a, b), note="no-zeros")
     yield Case("QLinearMatMul", (a, scale, scalar(7, np.uint8), b, scalar(0.02), scalar(0, np.int8), scalar(3.0),
                                  scalar(9, np.uint8)), reference="ort")  # fmt: skip
     x, w = n(1, 3, 6, 6, low=0, high=256, dtype=np.uint8), n(4, 3, 3, 3, seed=1, low=0, high=256, dtype=np.uint8)

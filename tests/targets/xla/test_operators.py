@@ -14,6 +14,9 @@ from targets.xla.weights import weights_of
 from tests.support.small_models import unoptimized
 from tests.targets.xla.operator_cases import CASES, CONTROL_FLOW, Case
 
+FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""For programs that run once."""
+
 
 def lowered(model: ir.Model, feeds: dict[str, np.ndarray], **options) -> list[np.ndarray]:
     """Return the outputs of the program that the model is lowered to, compiled and run here."""
@@ -22,7 +25,8 @@ def lowered(model: ir.Model, feeds: dict[str, np.ndarray], **options) -> list[np
     weights = {name: np.asarray(tensor.numpy()) for name, tensor in weights_of(model).items()}
     with tracing("highest"):
         values = [feeds[value.name] for value in model.graph.inputs]
-        outputs = jax.jit(lambda weights, inputs: program(weights, inputs))(weights, values)
+        program_of_case = jax.jit(lambda weights, inputs: program(weights, inputs)).lower(weights, values)
+        outputs = program_of_case.compile(compiler_options=FAST_COMPILATION)(weights, values)
         return [np.asarray(output) for output in outputs]
 
 
