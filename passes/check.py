@@ -33,8 +33,8 @@ class CheckNumerics(Observer):
 
     The runs use ONNX Runtime on the CPU with its own optimizations off, on generated inputs of two sizes: integers
     within the ranges that Gather allows, masks of 0 and 1. `feeds` replaces the generated inputs. `replay` is the text
-    of the pipeline, for the message. `exact` passes' results, such as quantization, are checked elsewhere: name the
-    passes whose outputs may move in `skip`.
+    of the pipeline, for the message. Passes that are meant to move the result, such as quantization, are named in
+    `skip`: the graph must run after them, and later passes are compared with what it gives then.
     """
 
     replay: str = ""

@@ -89,7 +89,7 @@ class Editor:
             attributes=attributes,
             domain=domain,
             outputs=values,
-            name=self.fresh_name(f"{values[0].name}/{op_type}"),
+            name=self.fresh_name(f"{name}/{op_type}"),
             metadata_props=dict(before.metadata_props),
         )
         graph = before.graph

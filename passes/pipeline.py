@@ -89,7 +89,7 @@ class _Run:
         except GraphwrightError:
             raise
         except Exception as error:
-            hint = f"Replay with: --pipeline '{self.text}' --limit {self._applied()}"
+            hint = f"Replay with: --pipeline '{self.text}'; --limit {self._applied()} stops right before it."
             raise PassBroken(f"The pass '{step}' raised {type(error).__name__}: {error}", hint=hint) from error
         self.results.append(result)
         for observer in self.observers:

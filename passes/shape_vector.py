@@ -19,9 +19,11 @@ def shape_vector(
 ) -> Callable[[], ir.Value] | None:
     """Return a function that makes the int64 tensor of `dims` right before a node, and returns it.
 
-    Each symbolic dimension is taken from one of `tensors` that has it. None where a dimension is unknown or no tensor
-    has it; nothing is edited then.
+    Each symbolic dimension is taken from an input of the model that has it, so that no intermediate tensor is kept for
+    its shape alone; else from one of `tensors`. None where a dimension is unknown or no tensor has it; nothing is
+    edited then.
     """
+    tensors = [*editor.model.graph.inputs, *tensors]
     sources: list[int | tuple[ir.Value, int]] = []
     for dim in dims:
         if dim is None:
