@@ -49,7 +49,7 @@ def graph_accuracy(
             )
     except GraphwrightError as error:
         verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
-        return StageAccuracy(stage, precision, verdict, reason=str(error))
+        return StageAccuracy(stage, precision, verdict, reason=error.one_line)
     finally:
         progress.done()
         shutil.rmtree(folder, ignore_errors=True)

@@ -68,7 +68,7 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
     except GraphwrightError as error:
         _remove(folder)
         listed = tuple(map(str, error.blockers)) if isinstance(error, ModelBlocked) else ()
-        reason = f"{job.target.name} cannot take this model: {len(listed)} blocker(s)" if listed else str(error)
+        reason = f"{job.target.name} cannot take this model: {len(listed)} blocker(s)" if listed else error.one_line
         verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
         report = _without_artifact(job, verdict, error.exit_code, reason, blockers=listed)
         return Lowered(job, report, pipeline=pipeline, stages=stages)
@@ -105,7 +105,7 @@ def artifact_accuracy(
             )
     except GraphwrightError as error:
         verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
-        return StageAccuracy(title, precision, verdict, reason=str(error))
+        return StageAccuracy(title, precision, verdict, reason=error.one_line)
     finally:
         progress.done()
 

@@ -33,8 +33,8 @@ class Runners:
         try:
             self.opened[label] = self.stack.enter_context(manager)
         except GraphwrightError as error:
-            self.notes.append(f"{label} was not timed: {error}")
-            return str(error)
+            self.notes.append(f"{label} was not timed: {error.one_line}")
+            return error.one_line
         return ""
 
     def add_all(self, managers: Iterable[tuple[str, AbstractContextManager[Runner]]]) -> None:

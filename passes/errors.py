@@ -46,6 +46,11 @@ class GraphwrightError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def one_line(self) -> str:
+        """The message and the hint, for a table's cell or a line of a report."""
+        return " ".join(str(self).split())
+
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
