@@ -44,7 +44,29 @@ def load_model(path: Path) -> ir.Model:
         raise BadModel(f"{path} is not a readable ONNX model: {error}", hint="Export or copy it again.") from error
     _check_complete(model, path)
     _check_external_data(model, path)
+    _sort(model, path)
     return model
+
+
+def _sort(model: ir.Model, path: Path) -> None:
+    """Put nodes after what they read, as the ONNX specification asks; some writers (and hand edits) do not."""
+    try:
+        for graph in model.graphs():
+            if not _is_sorted(graph):
+                graph.sort()
+    except ValueError as error:
+        raise BadModel(f"{path} has a cycle: {error}", hint="Export it again.") from error
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    seen: set[ir.Node] = set()
+    for node in graph:
+        for value in node.inputs:
+            producer = value.producer() if value is not None else None
+            if producer is not None and producer.graph is graph and producer not in seen:
+                return False
+        seen.add(node)
+    return True
 
 
 def _check_complete(model: ir.Model, path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -196,3 +197,33 @@ def test_the_model_without_weights_is_small_and_infers(tmp_path: Path) -> None:
     inferred = onnx.shape_inference.infer_shapes(proto)
     assert {info.name for info in inferred.graph.value_info} >= {"a", "b", "c"}
     _assert_same(_model(), model)
+
+
+def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[n, 4] x) => (float[n, 4] y) {
+            a = Relu(x)
+            y = Neg(a)
+        }"""
+    )
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    onnx.save(proto, tmp_path / "unsorted.onnx")
+    model = load_model(tmp_path / "unsorted.onnx")
+    assert [node.op_type for node in model.clone().graph] == ["Relu", "Neg"]
+
+
+def test_a_cycle_is_refused(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[n, 4] x) => (float[n, 4] y) {
+            a = Relu(x)
+            y = Neg(a)
+        }"""
+    )
+    proto.graph.node[0].input[0] = "y"
+    onnx.save(proto, tmp_path / "cycle.onnx")
+    with pytest.raises(BadModel, match="cycle"):
+        load_model(tmp_path / "cycle.onnx")
