@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from passes.quantize.editing import GraphEditor
+from passes.quantize.ranges import hull
 from passes.quantize.scheme import QuantParameters, QuantScheme, activation_parameters
 from passes.quantize.smoothing import Smoothing, best_smoothing
 from passes.quantize.weight_insertion import WeightInsertion
@@ -37,7 +38,8 @@ def write(
     smoothings: dict[ir.Value, Smoothing] = {}
     parameters: dict[ir.Value, QuantParameters] = {}
     for value, source in placement.scale_source.items():
-        covered = ranges[str(source.name)]
+        forms = placement.seen_through.get(source) or {source: None}
+        covered = hull([ranges[str(form.name)] for form in forms])
         if value is source and scheme.smooth:
             smoothing = _smoothing(covered, list(placement.readers[value]), scheme)
             if smoothing is not None:

@@ -25,13 +25,16 @@ class Placement:
 
     operators: the int8 operators, in graph order.
     readers: for each quantized value, the operator inputs that read it dequantized.
-    scale_source: for each quantized value, the value whose range its scale comes from: itself, unless an operator
-    that only moves integers (MaxPool, Reshape) carries the scale through.
+    scale_source: for each quantized value, the one whose scale it has: itself, unless an operator that only moves
+    integers (MaxPool, Reshape) carries the scale through.
+    seen_through: for each scale source, the values in whose form it is read: their ranges make the scale. What a
+    MaxPool throws away needs no codes, and clipping it commutes with taking the maximum.
     """
 
     operators: list[ir.Node] = field(default_factory=list)
     readers: dict[ir.Value, dict[Reader, None]] = field(default_factory=dict)
     scale_source: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    seen_through: dict[ir.Value, dict[ir.Value, None]] = field(default_factory=dict)
 
     def quantize(self, value: ir.Value, source: ir.Value) -> dict[Reader, None]:
         """Mark `value` as quantized with the scale of `source` and return its readers, to be added to."""
@@ -61,6 +64,7 @@ def place(graph: ir.Graph, scheme: QuantScheme, ranges: Mapping[str, ActivationR
 def _quantize_input(placement: Placement, rules: _Rules, reader: Reader, value: ir.Value) -> None:
     """Quantize at the root of the integer-moving chain above `value`, so that the chain too runs on integers."""
     source = rules.root(value)
+    placement.seen_through.setdefault(source, {})[value if str(value.name) in rules.ranges else source] = None
     while value is not source:
         if rules.scheme.support.quantize_outputs:
             placement.quantize(value, source)[reader] = None
@@ -77,6 +81,9 @@ def _read_everywhere(placement: Placement, rules: _Rules) -> None:
     ends = {rules.fused_end(node) for node in placement.operators}
     for value, readers in placement.readers.items():
         if value in ends:
+            others = set(rules.uses(value)) - set(readers)
+            if others:
+                placement.seen_through.setdefault(value, {})[value] = None
             readers.update(dict.fromkeys(rules.uses(value)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,19 @@ class ActivationRange:
     def symmetric_peak(self) -> float:
         """The magnitude that a symmetric scale shall cover."""
         return self.magnitude if self.magnitude is not None else max(abs(self.low), abs(self.high))
+
+
+def hull(ranges: Sequence[ActivationRange]) -> ActivationRange:
+    """Return the range that covers all of `ranges`, which are not empty."""
+    if len(ranges) == 1:
+        return ranges[0]
+    return ActivationRange(
+        low=min(seen.low for seen in ranges),
+        high=max(seen.high for seen in ranges),
+        observed_low=min(seen.observed_low for seen in ranges),
+        observed_high=max(seen.observed_high for seen in ranges),
+        magnitude=max(seen.symmetric_peak for seen in ranges),
+    )
 
 
 @dataclass(frozen=True, slots=True)
