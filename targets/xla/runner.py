@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from targets.base import Array
 
 
+KEPT_SHAPES = 16
+"""Compiled programs kept; each holds its own copy of the weights, so the one unused for longest goes first."""
+
+
 @dataclass(slots=True)
 class XlaRunner:
     """A runner over one artifact. `threads` is what was asked for; `pool_threads` how many XLA's pool really has.
@@ -44,9 +48,11 @@ class XlaRunner:
         values = [np.asarray(feeds[spec.name], order="C") for spec in self.inputs]
         shapes = tuple(value.shape for value in values)
         with jax.enable_x64(True):
-            if shapes not in self.compiled:
-                self.compiled[shapes] = self._compiled(values)
-            results = self.compiled[shapes](*values)
+            program = self.compiled.pop(shapes, None) or self._compiled(values)
+            self.compiled[shapes] = program  # the latest used stands last
+            if len(self.compiled) > KEPT_SHAPES:
+                del self.compiled[next(iter(self.compiled))]
+            results = program(*values)
             arrays = [np.asarray(result) for result in results]
         return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
 

@@ -92,9 +92,15 @@ def _is_depthwise(x: Any, w: Any, window: Window, groups: int) -> bool:
 
 
 def _depthwise(x: Any, w: Any, window: Window) -> Any:
-    """Return the sum over taps of the shifted input times the tap's weight; x [N, C, ...], w [C * m, 1, ...]."""
+    """Return the sum over taps of the shifted input times the tap's weight; x [N, C, ...], w [C * m, 1, ...].
+
+    The sum is taken in float32 at least.
+    """
     import jax.numpy as jnp
 
+    given = x.dtype
+    if given.itemsize < 4:
+        x, w = x.astype(jnp.float32), w.astype(jnp.float32)
     x = jnp.pad(x, [(0, 0), (0, 0), *window.pads])
     if w.shape[0] != x.shape[1]:
         x = jnp.repeat(x, w.shape[0] // x.shape[1], axis=1)
@@ -110,4 +116,4 @@ def _depthwise(x: Any, w: Any, window: Window) -> Any:
         )
         part = x[(slice(None), slice(None), *cut)] * w[(slice(None), 0, *tap)].reshape([-1] + [1] * len(cut))
         total = part if total is None else total + part
-    return total
+    return total.astype(given)

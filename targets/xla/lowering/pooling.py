@@ -88,7 +88,8 @@ def average_pool(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
     from jax import lax
 
-    x = jnp.asarray(x)
+    given = jnp.asarray(x)
+    x = given.astype(jnp.float32) if given.dtype.itemsize < 4 else given  # the sum needs the range and the digits
     window, extra = _window(call, x)
     zero = jnp.zeros((), x.dtype)
     total = _pool(x, zero, lax.add, window, extra)
@@ -97,8 +98,8 @@ def average_pool(call: Call, x: Any) -> Any:
         grown = [(low, high) for low, high in window.pads]
         ones = lax.pad(ones, jnp.ones((), x.dtype), [(0, 0, 0), (0, 0, 0), *((low, high, 0) for low, high in grown)])
         unpadded = Window(window.kernel, window.strides, window.dilations, [(0, 0)] * len(window.pads))
-        return total / _pool(ones, zero, lax.add, unpadded, extra)
-    return total / _pool(ones, zero, lax.add, window, extra)
+        return (total / _pool(ones, zero, lax.add, unpadded, extra)).astype(given.dtype)
+    return (total / _pool(ones, zero, lax.add, window, extra)).astype(given.dtype)
 
 
 @lowers("LpPool", since=1)

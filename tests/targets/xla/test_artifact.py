@@ -13,6 +13,7 @@ import pytest
 from passes.errors import ArtifactRefused, BuildFailed, UsageError
 from targets.base import Artifact, BuildOptions, DimRange
 from targets.manifest import hashes_of, read_manifest, write_manifest
+from targets.xla import runner as runner_module
 from targets.xla.target import XlaTarget
 from targets.xla.weights import FILE_NAME, read_weights
 from tests.support.small_models import SMALL_MODELS, sqnr_db, unoptimized
@@ -33,6 +34,22 @@ RESHAPES = """g (float[batch, sequence, 6] x) => (float[batch, 2, sequence, 3] y
     shape = Concat <axis = 0> (b, s, tail)
     split = Reshape(x, shape)
     y = Transpose <perm = [0, 2, 1, 3]> (split)
+}"""
+
+EXPANDS = """g (float[batch, sequence, 2] x, float[1, 1, 2] z)
+    => (float[batch, sequence, 2] y, int64[sequence] places) {
+    shape = Shape(x)
+    rank = Constant <value_ints = [3]> ()
+    ones = ConstantOfShape <value = int64[1] {1}> (rank)
+    minus = Constant <value_int = -1> ()
+    negative = Mul(ones, minus)
+    open = Equal(shape, negative)
+    wanted = Where(open, ones, shape)
+    y = Expand(z, wanted)
+    one = Constant <value_int = 1> ()
+    length = Gather <axis = 0> (shape, one)
+    zero = Constant <value_int = 0> ()
+    places = Range(zero, length, one)
 }"""
 
 
@@ -68,6 +85,18 @@ def test_shape_arithmetic_over_symbols(tmp_path: Path):
         for batch, sequence in ((1, 1), (3, 5)):
             feeds = {"x": np.random.default_rng(batch).standard_normal((batch, sequence, 6)).astype(np.float32)}
             np.testing.assert_array_equal(runner(feeds)["y"], unoptimized(model, feeds)["y"])
+
+
+def test_expand_by_a_shape_that_is_compared_with_minus_one(tmp_path: Path):
+    model = model_from(EXPANDS)
+    artifact = build(model, tmp_path)
+    assert artifact.manifest.outputs[0].shape == ("batch", "sequence", 2)
+    feeds = {"x": np.zeros((2, 3, 2), np.float32), "z": np.array([[[1, 2]]], np.float32)}
+    with XlaTarget().open(artifact) as runner:
+        actual, expected = runner(feeds), unoptimized(model, feeds)
+    for name, reference in expected.items():
+        np.testing.assert_array_equal(actual[name], reference)
+        assert actual[name].dtype == reference.dtype
 
 
 def test_a_table_of_positions_bounds_the_sequence(tmp_path: Path):
@@ -165,6 +194,15 @@ def test_compiles_each_shape_once(tmp_path: Path):
         assert len(runner.compiled) == 2
         assert runner.threads == 1
         assert runner.pool_threads >= 1
+
+
+def test_keeps_the_programs_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner_module, "KEPT_SHAPES", 2)
+    small = SMALL_MODELS["mlp"]
+    with XlaTarget().open(build(small.model(), tmp_path)) as runner:
+        for batch in (1, 2, 1, 3):
+            runner(small.feeds(batch, 1))
+        assert list(runner.compiled) == [((1, 6),), ((3, 6),)]
 
 
 def test_program_holds_no_source_path(tmp_path: Path):
