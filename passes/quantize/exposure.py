@@ -26,8 +26,11 @@ class ExposedGraph:
 
     def __init__(self, model: ir.Model, *, threads: int) -> None:
         self._threads = threads
+        import onnxruntime as ort
+
         self._proto, self._weights = _without_weights(model)
-        self._alive: list[object] = []
+        # Made once: every session reads the same memory, which must outlive it.
+        self._shared = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._weights.values()]
 
     def session(self, names: Sequence[str], *, sizes_only: bool = False) -> ort.InferenceSession:
         """Return a session whose outputs are the values `names`, or their element counts, with optimizations off."""
@@ -47,10 +50,9 @@ class ExposedGraph:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 4
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._weights.values()]
-        self._alive.append(values)
-        if values:
-            options.add_external_initializers(list(self._weights), values)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # each session would copy the weights
+        if self._shared:
+            options.add_external_initializers(list(self._weights), self._shared)
         try:
             return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
