@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from passes.capabilities import Capabilities, QuantizationSupport
 from passes.errors import MissingDependency
-from targets.openvino.runtime import load_openvino
+from targets.openvino.runtime import the_core
 
 if TYPE_CHECKING:
     from targets.openvino.settings import Settings
@@ -47,6 +47,6 @@ def device_capabilities(settings: Settings) -> Capabilities:
 def optimizations_of(device: str) -> tuple[str, ...]:
     """Return what arithmetic a device says it has ("FP32", "BF16", "INT8", ...); empty when it is not here."""
     try:
-        return tuple(load_openvino().Core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
+        return tuple(the_core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
     except (MissingDependency, RuntimeError):
         return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from passes.errors import CannotRun
@@ -23,6 +24,16 @@ def load_openvino() -> Any:
         return require("openvino", extra="openvino", need="The openvino target")
 
 
+@cache
+def the_core() -> Any:
+    """Return this process's one Core, which lives until the process ends.
+
+    OpenVINO's CPU plug-in gives the thread an alternate signal stack and takes it away with the Core. Two Cores that do
+    not end in reverse order leave a stack that is unmapped, and the next signal (Ctrl-C) crashes the process.
+    """
+    return load_openvino().Core()
+
+
 @contextmanager
 def _hidden(module: str) -> Iterator[None]:
     """Let `import module` fail for a while, unless it was imported already."""
@@ -38,7 +49,7 @@ def _hidden(module: str) -> Iterator[None]:
 
 def require_device(device: str) -> Any:
     """Return a Core that has `device`. Raises CannotRun when this machine doesn't."""
-    core = load_openvino().Core()
+    core = the_core()
     present = list(core.available_devices)
     if device not in present and (device + ".0") not in present:
         raise CannotRun(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from passes.errors import MissingDependency
 from targets.base import Artifact, BuildOptions, Readiness, Runner
-from targets.openvino.runtime import device_label, load_openvino
+from targets.openvino.runtime import device_label, load_openvino, the_core
 from targets.openvino.settings import TABLE, settings_from_text
 from targets.settings import check_precision, label_from_settings, settings_from_table
 
@@ -34,7 +34,7 @@ class OpenVinoTarget:
             return Readiness(False, False, reason=error.message, fix=error.hint)
         versions = {"openvino": str(openvino.get_version())}
         try:
-            core = openvino.Core()
+            core = the_core()
             devices = list(core.available_devices)
             label = ", ".join(f"{device}: {device_label(core, device)}" for device in devices)
         except Exception as error:  # a broken plug-in raises RuntimeError or worse; probing never does

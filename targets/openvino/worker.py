@@ -11,7 +11,7 @@ from passes.errors import BuildFailed, GraphwrightError
 from targets.openvino.compiled import compile_ir
 from targets.openvino.conversion import cause_from_error, converted, name_ports, save_ir, verify_ports
 from targets.openvino.executed import executed_from_compiled
-from targets.openvino.runtime import device_label, load_openvino, require_device
+from targets.openvino.runtime import device_label, load_openvino, require_device, the_core
 from targets.openvino.settings import Settings
 
 # What a partial conversion leaves in place of what it could not convert.
@@ -60,7 +60,7 @@ def examine(source: str) -> dict[str, Any]:
     Each entry of "unconverted" is [domain, operator, node name, reason].
     """
     try:
-        converted(Path(source), load_openvino().Core())
+        converted(Path(source), the_core())
     except BuildFailed as error:
         return {"error": error.message, "unconverted": _unconverted(source)}
     return {"error": "", "unconverted": []}
