@@ -64,6 +64,7 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
         if blockers:
             raise ModelBlocked(job.target.name, blockers)
         folder.mkdir(parents=True)
+        progress.stage(f"build {job.title}")
         artifact = job.target.build(legal, folder, job.options)
     except GraphwrightError as error:
         _remove(folder)

@@ -84,7 +84,7 @@ def open_artifact(artifact: Artifact, threads: int) -> Iterator[XlaRunner]:
     topology = manifest.settings.get("topology", "")
     if topology:
         raise CannotRun(
-            f"{artifact.path} was compiled ahead of time for {topology}; this machine has no TPU.",
+            f"The program was compiled ahead of time for {topology}; this machine has no TPU, so it was not executed.",
             hint="Run it on such a TPU, or build the xla target without 'topology' to run here.",
         )
     jax = load_jax()
