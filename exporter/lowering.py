@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from exporter.original import Original, judged_precision
 from exporter.report.progress import Progress
 from exporter.results import ArtifactReport, PipelineReport, StageAccuracy, Verdict
 from passes.base import Context
-from passes.errors import ExitCode, GraphwrightError, ModelBlocked
+from passes.errors import BuildFailed, ExitCode, GraphwrightError, ModelBlocked
+from passes.pipeline import Pipeline
 from targets.base import Artifact, Precision
 from targets.registry import get_target
 
@@ -44,45 +45,81 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
     if not readiness.can_build:
         reason = " ".join(filter(None, (readiness.reason, readiness.fix)))
         return Lowered(job, _without_artifact(job, Verdict.NOT_RUN, ExitCode.NOT_RUN, reason))
-    progress.stage(f"lower to {job.title}")
-    started = time.perf_counter()
-    context = Context(capabilities=job.target.capabilities(job.options), ranges=graphs.ranges)
-    typed, precision_report = run_pipeline(
-        job.title, graphs.optimized, pipeline=job.precision_pipeline(), context=context
-    )
-    stages: tuple[StageAccuracy, ...] = ()
-    if precision_report.pipeline:
-        stage = f"{'quantize' if job.options.precision == 'int8' else 'convert'} for {job.title}"
-        stages = (_graph_stage(job, typed, original, stage=stage, work=work, progress=progress),)
-    legal, legal_report = run_pipeline(
-        job.title, typed, pipeline=job.target.pipeline(job.options), context=Context(capabilities=context.capabilities)
-    )
-    pipeline = _joined(precision_report, legal_report)
     folder = staging / job.folder
+    making = _Making(job, graphs)
+    stages: tuple[StageAccuracy, ...] = ()
     try:
-        blockers = job.target.blockers(legal, job.options)
-        if blockers:
-            raise ModelBlocked(job.target.name, blockers)
-        folder.mkdir(parents=True)
+        progress.stage(f"lower to {job.title}")
+        typed = making.typed()
+        if typed is not graphs.optimized:
+            stage = f"{'quantize' if job.options.precision == 'int8' else 'convert'} for {job.title}"
+            stages = (_graph_stage(job, typed, original, stage=stage, work=work, progress=progress),)
         progress.stage(f"build {job.title}")
-        artifact = job.target.build(legal, folder, job.options)
+        legal = making.legal(typed)
+        folder.mkdir(parents=True)
+        artifact = making.artifact(legal, folder)
     except GraphwrightError as error:
-        _remove(folder)
-        listed = tuple(map(str, error.blockers)) if isinstance(error, ModelBlocked) else ()
-        reason = f"{job.target.name} cannot take this model: {len(listed)} blocker(s)" if listed else error.one_line
-        verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
-        report = _without_artifact(job, verdict, error.exit_code, reason, blockers=listed)
-        return Lowered(job, report, pipeline=pipeline, stages=stages)
+        shutil.rmtree(folder, ignore_errors=True)
+        return Lowered(job, _blocked(job, error), pipeline=making.pipeline, stages=stages)
     finally:
         progress.done()
-    seconds = time.perf_counter() - started
     accuracy = artifact_accuracy(
         artifact, original, title=job.title, precision=job.options.precision, progress=progress
     )
     if accuracy.verdict is Verdict.NOT_RUN:
         stage = f"lowered graph of {job.title}"
         stages = (*stages, _graph_stage(job, legal, original, stage=stage, work=work, progress=progress))
-    return Lowered(job, _with_artifact(job, artifact, accuracy, stages, seconds), artifact, pipeline, stages)
+    report = _with_artifact(job, artifact, accuracy, making.seconds)
+    return Lowered(job, report, artifact, making.pipeline, stages)
+
+
+@dataclass(slots=True)
+class _Making:
+    """The steps from the optimized graph to the artifact, with what they cost; checking is not counted."""
+
+    job: Job
+    graphs: Graphs
+    pipeline: PipelineReport | None = None
+    seconds: float = 0.0
+
+    def typed(self) -> ir.Model:
+        """Return the graph with its precision in its types; the optimized graph itself where nothing is to be done."""
+        steps = self.job.precision_pipeline()
+        if not steps.steps:
+            return self.graphs.optimized
+        model = self._run(self.graphs.optimized, steps)
+        assert self.pipeline is not None
+        if not any(result.applied for result in self.pipeline.results):
+            reasons = "; ".join(
+                dict.fromkeys(event.reason for result in self.pipeline.results for event in result.refused)
+            )
+            raise BuildFailed(
+                f"Nothing in this model could be put into {self.job.options.precision} for {self.job.target.name}.",
+                hint=reasons or "It has no operator that this runtime computes in that precision.",
+            )
+        return model
+
+    def legal(self, model: ir.Model) -> ir.Model:
+        """Return the legalised graph. Raises ModelBlocked with all that the target cannot take."""
+        legal = self._run(model, self.job.target.pipeline(self.job.options))
+        blockers = self.job.target.blockers(legal, self.job.options)
+        if blockers:
+            raise ModelBlocked(self.job.target.name, blockers)
+        return legal
+
+    def artifact(self, model: ir.Model, folder: Path) -> Artifact:
+        started = time.perf_counter()
+        artifact = self.job.target.build(model, folder, self.job.options)
+        self.seconds += time.perf_counter() - started
+        return artifact
+
+    def _run(self, model: ir.Model, steps: Pipeline) -> ir.Model:
+        capabilities = self.job.target.capabilities(self.job.options)
+        context = Context(capabilities=capabilities, ranges=self.graphs.ranges)
+        rewritten, report = run_pipeline(self.job.title, model, pipeline=steps, context=context)
+        self.pipeline = report if self.pipeline is None else _joined(self.pipeline, report)
+        self.seconds += report.seconds
+        return rewritten
 
 
 def artifact_accuracy(
@@ -121,9 +158,7 @@ def _graph_stage(
     )
 
 
-def _with_artifact(
-    job: Job, artifact: Artifact, accuracy: StageAccuracy, stages: Sequence[StageAccuracy], seconds: float
-) -> ArtifactReport:
+def _with_artifact(job: Job, artifact: Artifact, accuracy: StageAccuracy, seconds: float) -> ArtifactReport:
     return ArtifactReport(
         target=job.target.name,
         precision=job.options.precision,
@@ -137,6 +172,13 @@ def _with_artifact(
         details=artifact.manifest.details,
         exit_code=accuracy.exit_code,
     )
+
+
+def _blocked(job: Job, error: GraphwrightError) -> ArtifactReport:
+    blockers = tuple(map(str, error.blockers)) if isinstance(error, ModelBlocked) else ()
+    reason = f"{job.target.name} cannot take this model: {len(blockers)} blocker(s)" if blockers else error.one_line
+    verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
+    return _without_artifact(job, verdict, error.exit_code, reason, blockers=blockers)
 
 
 def _without_artifact(
@@ -164,9 +206,3 @@ def _joined(first: PipelineReport, second: PipelineReport) -> PipelineReport:
         nodes_after=second.nodes_after,
         seconds=first.seconds + second.seconds,
     )
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

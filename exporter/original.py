@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
     example = source.example()
     traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()
     varied = vary_batches(held_out, inputs, dims=recipe.dims, traced=traced)
-    dims = {**dims_from_samples(inputs, chain(held_out, varied)), **recipe.dims}
+    dims = _widened(dims_from_samples(inputs, held_out), dims_from_samples(inputs, varied)) | dict(recipe.dims)
     progress.done()
     progress.stage("run the original")
     with source.reference(threads=recipe.thread_count) as reference:
@@ -98,6 +97,18 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
 def judged_precision(original: Original, precision: Precision) -> Precision:
     """Return the row of tolerances for a result in `precision`: the coarser of it and the original's own."""
     return max(precision, original.precision, key=PRECISIONS.index)
+
+
+def _widened(own: Mapping[str, DimRange], further: Mapping[str, DimRange]) -> dict[str, DimRange]:
+    """Return the ranges that cover both; what is usual is the user's samples' own."""
+    return {
+        name: DimRange(
+            min(dim.minimum, further[name].minimum) if name in further else dim.minimum,
+            dim.usual,
+            max(dim.maximum, further[name].maximum) if name in further else dim.maximum,
+        )
+        for name, dim in own.items()
+    }
 
 
 def _precision_of(references: ReferenceOutputs) -> Precision:

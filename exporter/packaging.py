@@ -10,7 +10,7 @@ from pathlib import Path
 from exporter.artifacts import BUILD_FORMAT
 from exporter.environment import package_versions
 from exporter.evaluation.speed import judge_size, judge_speed
-from exporter.evaluation.tolerance import gates_for
+from exporter.evaluation.tolerance import GRAPH_STAGES, gates_for
 from exporter.graphs import MODEL_FILE
 from exporter.lowering import Lowered
 from exporter.original import Original
@@ -33,12 +33,16 @@ def judged(lowered: Lowered, recipe: Recipe, original: Original, speeds: Speeds,
     gates: tuple[Gate, ...] = judge_speed(specs, slowest, reason=speeds.not_measured)
     gates += judge_size(specs, artifact_bytes=report.size_bytes, model_bytes=model_bytes)
     waived = _waived(lowered, recipe)
-    own = [report.exit_code, *map(_exit_code, gates)]
-    if waived:  # what needs the missing device is waived, never a check that did run
-        own = [code for code in own if code is not ExitCode.NOT_RUN]
-    code = worst([*own, *(stage.exit_code for stage in lowered.stages)])
-    failed = report.verdict is Verdict.FAILED or code in (ExitCode.ACCURACY, ExitCode.SPEED, ExitCode.BLOCKED)
-    verdict = Verdict.FAILED if failed else Verdict.NOT_RUN if code else Verdict.WAIVED if waived else report.verdict
+    codes = [report.exit_code, *map(_exit_code, gates), *(stage.exit_code for stage in lowered.stages)]
+    if waived:  # what could not run is allowed, never a check that ran and failed
+        codes = [code for code in codes if code is not ExitCode.NOT_RUN]
+    code = worst(codes)
+    if code not in (ExitCode.OK, ExitCode.NOT_RUN):
+        verdict = Verdict.FAILED
+    elif code is ExitCode.NOT_RUN:
+        verdict = Verdict.NOT_RUN
+    else:
+        verdict = Verdict.WAIVED if waived else report.verdict
     return replace(report, speed=comparisons, gates=gates, waived=waived, verdict=verdict, exit_code=code)
 
 
@@ -57,8 +61,12 @@ def _waived(lowered: Lowered, recipe: Recipe) -> tuple[str, ...]:
 
 
 def summed_up(report: BuildReport) -> BuildReport:
-    """Return the report with its verdict and exit code: the worst of its stages and artifacts."""
-    code = worst([*(stage.exit_code for stage in report.stages), *(each.exit_code for each in report.artifacts)])
+    """Return the report with its verdict and exit code: the worst of the shared graphs and of the artifacts.
+
+    A stage on the way to one artifact counts by that artifact's exit code, which knows what was waived.
+    """
+    shared = [stage.exit_code for stage in report.stages if stage.stage in GRAPH_STAGES]
+    code = worst([*shared, *(each.exit_code for each in report.artifacts)])
     if not report.artifacts:
         code = worst([code, ExitCode.NOT_RUN])
     verdict = {ExitCode.OK: Verdict.PASSED, ExitCode.NOT_RUN: Verdict.NOT_RUN}.get(code, Verdict.FAILED)

@@ -55,7 +55,7 @@ def test_manifests_say_where_an_artifact_came_from(built: Path) -> None:
     assert manifest["source_sha256"] == whole["source_sha256"]
     assert "quantize-static" in manifest["pipeline"]
     assert manifest["verdicts"]["execution"] == "passed"
-    assert manifest["details"]["dims"]["batch"] == [2, 5, 5]
+    assert manifest["details"]["dims"]["batch"] == [1, 5, 10]
     assert whole["artifacts"]["openvino/int8"]["verdict"] == "passed"
 
 
