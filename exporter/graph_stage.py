@@ -44,7 +44,7 @@ def graph_accuracy(
                 stage=stage,
                 precision=precision,
                 gates=gates,
-                padding_mask=original.padding_mask,
+                padding=original.padding,
                 advance=progress.advance,
             )
     except GraphwrightError as error:

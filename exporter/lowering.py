@@ -138,7 +138,7 @@ def artifact_accuracy(
                 stage=title,
                 precision=precision,
                 gates=gates,
-                padding_mask=original.padding_mask,
+                padding=original.padding,
                 advance=progress.advance,
             )
     except GraphwrightError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.evaluation.batches import vary_batches
+from exporter.evaluation.padding import Padding, padding_of
 from exporter.evaluation.references import ReferenceOutputs, record_references
 from exporter.evaluation.tolerance import UserGate
 from exporter.jobs import user_gates
@@ -36,7 +37,7 @@ class Original:
     gates: tuple[UserGate, ...]
     threads: int
     precision: Precision
-    padding_mask: str | None
+    padding: Padding | None
     description: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -81,7 +82,7 @@ def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original
         gates=gates,
         threads=recipe.thread_count,
         precision=_precision_of(references),
-        padding_mask=recipe.padding_mask,
+        padding=padding_of(recipe.padding_mask, references) if recipe.padding_mask is not None else None,
         description={
             "held_out": recipe.samples or "the source's own example",
             "held_out_count": len(references) - references.further,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from exporter.artifacts import is_build_manifest
 from passes.errors import GraphwrightError, UsageError
 
 _FREE_BYTES_OF_A_FULL_DISK = 1 << 20
@@ -20,7 +21,7 @@ _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG}
 )
 MARKER = "manifest.json"
-"""A folder that holds this file was made by a build, and may be replaced by the next."""
+"""A folder that holds this file, written by a build, may be replaced by the next build."""
 
 
 @contextmanager
@@ -57,7 +58,12 @@ def staged_folder(out: Path) -> Iterator[Path]:
 def _check_replaceable(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"The output {out} is not a folder.", hint="Choose another -o.")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+    if out.is_mount() or out.resolve() == Path.cwd():
+        raise UsageError(
+            f"The output folder {out} cannot be replaced as a whole: it is a mount point or the working folder.",
+            hint=f"Name a folder inside it: -o {out / 'out'}",
+        )
+    if out.is_dir() and any(out.iterdir()) and not is_build_manifest(out / MARKER):
         raise UsageError(
             f"The output folder {out} is not empty and was not made by graphwright.",
             hint="Choose another -o, or empty the folder yourself.",

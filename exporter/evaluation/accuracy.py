@@ -17,6 +17,7 @@ from passes.errors import ExitCode, GraphwrightError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from exporter.evaluation.padding import Padding
     from exporter.sources.base import Feeds
     from targets.base import Array
 
@@ -33,7 +34,7 @@ def compare_runs(
     stage: str,
     precision: str,
     gates: Sequence[GateSpec],
-    padding_mask: str | None = None,
+    padding: Padding | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> StageAccuracy:
     """Return how `candidate` does on the reference's samples, judged by those of `gates` that are about accuracy.
@@ -41,8 +42,8 @@ def compare_runs(
     Fails closed: no samples, no outputs, no gates, or a candidate that raises have not passed. A candidate that cannot
     run here at all (CannotRun, MissingDependency) is NOT_RUN. `advance` is called after each sample.
 
-    `padding_mask` names the input [B, S] whose zeros mark padding: of an output [B, S, ...] only the other positions
-    are compared, since what a model computes at padding means nothing and nobody reads it. It must be finite, though.
+    `padding` says which positions of which outputs are padding: they are not compared, since what a model computes
+    there means nothing and nobody reads it. It must be finite, though.
     """
     comparison = _Comparison()
     for index, (feeds, expected) in enumerate(reference):
@@ -56,8 +57,8 @@ def compare_runs(
             comparison.stopped = Verdict.NOT_RUN if not_run else Verdict.FAILED
             comparison.reason = f"{sample}: {type(error).__name__}: {_first_line(error)}"
             break
-        mask = np.asarray(feeds[padding_mask]) != 0 if padding_mask is not None else None
-        comparison.add(expected, actual, sample=sample, mask=mask)
+        masks = {name: padding.real_positions(name, feeds) for name in expected} if padding is not None else {}
+        comparison.add(expected, actual, sample=sample, masks=masks)
         advance()
     return comparison.judged(stage=stage, precision=precision, gates=accuracy_gates(gates))
 
@@ -73,7 +74,7 @@ class _Comparison:
     reason: str = ""
 
     def add(
-        self, expected: Outputs, actual: Outputs, *, sample: str, mask: npt.NDArray[np.bool_] | None = None
+        self, expected: Outputs, actual: Outputs, *, sample: str, masks: Mapping[str, npt.NDArray[np.bool_] | None]
     ) -> None:
         for name in actual:
             if name not in expected:
@@ -90,7 +91,8 @@ class _Comparison:
                 difference.problems.append(f"{sample}: {mismatch}")
                 continue
             difference.problems.extend(f"{sample}: {problem}" for problem in _non_finite(reference, value))
-            if mask is not None and reference.ndim > mask.ndim and reference.shape[: mask.ndim] == mask.shape:
+            mask = masks.get(name)
+            if mask is not None:
                 reference, value = reference[mask], value[mask]
             difference.add(reference, value, sample=sample)
 

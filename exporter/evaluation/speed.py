@@ -240,8 +240,11 @@ def judge_speed(gates: Sequence[GateSpec], comparison: SpeedComparison | None, *
             judged.append(Gate(spec.name, spec.threshold, None, Verdict.NOT_RUN, why, ExitCode.SPEED))
             continue
         proved = comparison.ratio_low
-        verdict = Verdict.PASSED if spec.is_met_by(proved) else Verdict.FAILED
+        in_noise = spec.threshold >= 1.0 and comparison.conclusion != "faster"
+        verdict = Verdict.PASSED if spec.is_met_by(proved) and not in_noise else Verdict.FAILED
         why = f"lower end of the interval; the median ratio is {comparison.ratio:.3f}"
+        if in_noise:
+            why += f"; not faster beyond the noise of {comparison.noise_floor:.1%}"
         judged.append(Gate(spec.name, spec.threshold, proved, verdict, why, ExitCode.SPEED))
     return tuple(judged)
 

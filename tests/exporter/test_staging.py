@@ -10,6 +10,8 @@ import pytest
 from exporter.staging import MARKER, staged_folder
 from passes.errors import UsageError
 
+BUILD = '{{"kind": "graphwright-build", "source": "{}"}}'
+
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
@@ -35,11 +37,11 @@ def test_a_failure_leaves_nothing(tmp_path: Path, stop: BaseException) -> None:
 def test_a_failure_keeps_the_build_that_was_there(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with staged_folder(out) as staging:
-        (staging / MARKER).write_text("old")
+        (staging / MARKER).write_text(BUILD.format("old"))
     with pytest.raises(RuntimeError), staged_folder(out) as staging:
-        (staging / MARKER).write_text("new")
+        (staging / MARKER).write_text(BUILD.format("new"))
         raise RuntimeError
-    assert (out / MARKER).read_text() == "old"
+    assert "old" in (out / MARKER).read_text()
     assert names(tmp_path) == ["out"]
 
 
@@ -47,7 +49,7 @@ def test_a_build_is_replaced_by_the_next(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for text in ("old", "new"):
         with staged_folder(out) as staging:
-            (staging / MARKER).write_text(text)
+            (staging / MARKER).write_text(BUILD.format(text))
             (staging / text).write_text(text)
     assert names(out) == sorted([MARKER, "new"])
     assert names(tmp_path) == ["out"]
@@ -84,3 +86,17 @@ def test_sigterm_cleans_up(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     assert names(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_folder_with_another_tool_s_manifest_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / MARKER).write_text('{"name": "a web app"}')
+    with pytest.raises(UsageError, match="not made by graphwright"), staged_folder(tmp_path / "site"):
+        pass
+    assert names(tmp_path / "site") == [MARKER]
+
+
+def test_the_working_folder_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="working folder"), staged_folder(Path()):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from exporter.evaluation.accuracy import compare_runs
+from exporter.evaluation.padding import padding_of
 from exporter.evaluation.tolerance import gates_for
 from exporter.results import StageAccuracy, Verdict
 
@@ -16,13 +17,14 @@ FEEDS = {"mask": MASK}
 
 def compare(states: np.ndarray, *, mask: str | None = "mask") -> StageAccuracy:
     pooled = {"pooled": STATES.mean(axis=1)}
+    references = [(FEEDS, {"states": STATES, **pooled})]
     return compare_runs(
-        [(FEEDS, {"states": STATES, **pooled})],
+        references,
         lambda feeds: {"states": states, **pooled},
         stage="optimize",
         precision="fp32",
         gates=gates_for("fp32", stage="optimize"),
-        padding_mask=mask,
+        padding=padding_of(mask, references) if mask else None,
     )
 
 
@@ -50,3 +52,13 @@ def test_the_count_of_elements_says_what_was_compared() -> None:
     by_name = {output.name: output for output in compare(STATES).outputs}
     assert by_name["states"].elements == 4 * 8
     assert by_name["pooled"].elements == 2 * 8
+
+
+def test_sizes_that_agree_by_chance_are_not_taken_for_tokens() -> None:
+    heads = 4  # as many as the first sample has tokens
+    short = {"mask": MASK[:, :3]}
+    references = [
+        (FEEDS, {"states": STATES, "per_head": np.ones((2, heads, 8), np.float32)}),
+        (short, {"states": STATES[:, :3], "per_head": np.ones((2, heads, 8), np.float32)}),
+    ]
+    assert padding_of("mask", references).outputs == {"states"}
