@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from exporter.artifacts import find_artifacts
 from exporter.environment import describe_environment
@@ -18,17 +17,14 @@ from exporter.packaging import summed_up
 from exporter.recipe import Recipe, TargetRequest, checked
 from exporter.report.progress import Progress, make_progress
 from exporter.results import ArtifactReport, BuildReport, Gate, SpeedComparison, Verdict
-from exporter.samples import generated_feeds, load_samples
+from exporter.samples import Samples, generated_feeds, load_samples
 from exporter.sources import open_source
 from exporter.sources.base import Feeds, Source
 from exporter.timing import EAGER, Runners, time_runners, timing_feeds
-from exporter.verification import artifact_title, precision_of
+from exporter.verification import precision_of, titled
 from passes.errors import CannotRun, ExitCode, UsageError, worst
 from targets.base import Artifact
 from targets.registry import get_target
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +56,22 @@ def bench(
     recipe = checked(
         Recipe(source=against or "", samples=samples, targets=targets, gates=tuple(gates), threads=threads)
     )
-    judges = _speed_gates(recipe, against)
-    source = open_source(against) if against else None
+    judges = _speed_gates(recipe, against, {precision_of(artifact) for artifact in artifacts})
+    given = load_samples(samples) if samples is not None else None
+    source = open_source(against, samples=given) if against else None
     display = progress or make_progress(quiet=True)
     started = time.perf_counter()
-    feeds, origin = _feeds(samples, source, artifacts)
+    feeds, origin = _feeds(given, source, artifacts)
     with ExitStack() as stack, display:
         runners = Runners(stack)
         if source is not None:
             runners.add(EAGER, source.reference(threads=recipe.thread_count))
             if baselines:
                 runners.add_all(source.baselines(threads=recipe.thread_count))
-        subjects = [_opened(artifact, runners, threads=recipe.thread_count) for artifact in artifacts]
+        subjects = [
+            _opened(title, artifact, runners, threads=recipe.thread_count)
+            for title, artifact in titled(artifacts).items()
+        ]
         if all(each.not_run for each in subjects):
             raise CannotRun("No artifact could be opened for timing.", hint="; ".join(runners.notes))
         groups = {each.title: each.artifact.manifest.target for each in subjects if not each.not_run}
@@ -94,8 +94,8 @@ def bench(
     )
 
 
-def _speed_gates(recipe: Recipe, against: str | None) -> tuple[UserGate, ...]:
-    gates = user_gates(recipe)
+def _speed_gates(recipe: Recipe, against: str | None, precisions: Collection[str]) -> tuple[UserGate, ...]:
+    gates = user_gates(recipe, precisions)
     for gate in gates:
         if gate.name != "speedup":
             raise UsageError(f"The gate '{gate}' is not about speed.", hint="'graphwright verify' checks accuracy.")
@@ -104,12 +104,14 @@ def _speed_gates(recipe: Recipe, against: str | None) -> tuple[UserGate, ...]:
     return gates
 
 
-def _feeds(samples: str | None, source: Source | None, artifacts: Sequence[Artifact]) -> tuple[tuple[Feeds, ...], str]:
+def _feeds(
+    samples: Samples | None, source: Source | None, artifacts: Sequence[Artifact]
+) -> tuple[tuple[Feeds, ...], str]:
     """Return the inputs to time and where they come from, in words."""
     manifest = artifacts[0].manifest
     specs = source.inputs() if source is not None else manifest.inputs
     if samples is not None:
-        return timing_feeds(load_samples(samples, specs)), samples
+        return timing_feeds(samples.fitting(specs)), samples.location
     example = source.example() if source is not None else None
     if example is not None:
         return timing_feeds([example]), "the original's own example"
@@ -117,8 +119,7 @@ def _feeds(samples: str | None, source: Source | None, artifacts: Sequence[Artif
     return (generated_feeds(specs, sizes),), "generated inputs of the usual sizes: fit for timing only"
 
 
-def _opened(artifact: Artifact, runners: Runners, *, threads: int) -> _Subject:
-    title = artifact_title(artifact)
+def _opened(title: str, artifact: Artifact, runners: Runners, *, threads: int) -> _Subject:
     manager = get_target(artifact.manifest.target).open(artifact, threads=threads)
     return _Subject(artifact, title, runners.add(title, manager))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from exporter.evaluation.gates import parse_gates
@@ -75,6 +75,10 @@ def planned_jobs(recipe: Recipe) -> list[Job]:
     return list(jobs.values())
 
 
-def user_gates(recipe: Recipe) -> tuple[UserGate, ...]:
-    """Return the recipe's gates. Raises UsageError for one that is malformed or scoped to what is not built."""
-    return parse_gates(recipe.gates, targets=sorted({request.name for request in recipe.targets}))
+def user_gates(recipe: Recipe, precisions: Collection[str] | None = None) -> tuple[UserGate, ...]:
+    """Return the recipe's gates. `precisions` are those of artifacts built before; None takes the recipe's.
+
+    Raises UsageError for a gate that is malformed, or scoped to a target or precision that is not there.
+    """
+    targets = sorted({request.name for request in recipe.targets})
+    return parse_gates(recipe.gates, targets=targets, precisions=precisions or recipe.precisions)

@@ -18,7 +18,7 @@ from exporter.original import Original, judged_precision
 from exporter.report.progress import Progress
 from exporter.results import ArtifactReport, PipelineReport, StageAccuracy, Verdict
 from passes.base import Context
-from passes.errors import BuildFailed, ExitCode, GraphwrightError, ModelBlocked
+from passes.errors import ArtifactRefused, BuildFailed, ExitCode, GraphwrightError, ModelBlocked
 from passes.pipeline import Pipeline
 from targets.base import Artifact, Precision
 from targets.registry import get_target
@@ -141,6 +141,8 @@ def artifact_accuracy(
                 padding=original.padding,
                 advance=progress.advance,
             )
+    except ArtifactRefused:
+        raise
     except GraphwrightError as error:
         verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
         return StageAccuracy(title, precision, verdict, reason=error.one_line)

@@ -42,12 +42,14 @@ class Original:
     notes: tuple[str, ...] = ()
 
 
-def read_original(recipe: Recipe, *, work: Path, progress: Progress) -> Original:
+def read_original(
+    recipe: Recipe, *, work: Path, progress: Progress, gates: tuple[UserGate, ...] | None = None
+) -> Original:
     """Return the source with its samples checked and its reference outputs recorded.
 
     Raises UsageError for a source or samples that don't fit, and when int8 is asked for without calibration samples.
     """
-    gates = user_gates(recipe)
+    gates = user_gates(recipe) if gates is None else gates
     progress.stage("load the original")
     wants_int8 = "int8" in recipe.precisions
     if wants_int8 and recipe.calibration is None:

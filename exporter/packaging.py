@@ -33,9 +33,10 @@ def judged(lowered: Lowered, recipe: Recipe, original: Original, speeds: Speeds,
     gates: tuple[Gate, ...] = judge_speed(specs, slowest, reason=speeds.not_measured)
     gates += judge_size(specs, artifact_bytes=report.size_bytes, model_bytes=model_bytes)
     waived = _waived(lowered, recipe)
-    codes = [report.exit_code, *map(_exit_code, gates), *(stage.exit_code for stage in lowered.stages)]
-    if waived:  # what could not run is allowed, never a check that ran and failed
+    codes = [report.exit_code, *map(_exit_code, gates)]
+    if waived:  # what needs the device that is missing, never a check that ran and failed or could not be judged
         codes = [code for code in codes if code is not ExitCode.NOT_RUN]
+    codes += [stage.exit_code for stage in lowered.stages if not (waived and stage.could_not_run)]
     code = worst(codes)
     if code not in (ExitCode.OK, ExitCode.NOT_RUN):
         verdict = Verdict.FAILED
@@ -54,7 +55,8 @@ def _exit_code(gate: Gate) -> ExitCode:
 
 def _waived(lowered: Lowered, recipe: Recipe) -> tuple[str, ...]:
     """Return "execution" when the built artifact could not run here and the user allowed that beforehand."""
-    if lowered.artifact is None or lowered.report.verdict is not Verdict.NOT_RUN:
+    accuracy = lowered.report.accuracy
+    if lowered.artifact is None or accuracy is None or not accuracy.could_not_run:
         return ()
     names = (lowered.job.target.name, str(lowered.job.request))
     return ("execution",) if recipe.is_waived("execution", *names) else ()
@@ -109,7 +111,7 @@ def write_build_manifest(report: BuildReport, folder: Path) -> None:
     content = {
         "kind": BUILD_FORMAT,
         "format_version": FORMAT_VERSION,
-        "source": report.source,
+        "source": _portable(report.source),
         "source_sha256": report.source_sha256,
         "files": hashes_of(folder, names),
         "pipeline": next((each.pipeline for each in report.pipelines if each.stage == "optimize"), ""),
@@ -127,3 +129,14 @@ def write_build_manifest(report: BuildReport, folder: Path) -> None:
     }
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _portable(location: str) -> str:
+    """Return where the source was, relative to the working folder or by its name alone: no path of this machine."""
+    path, colon, function = location.rpartition(":")
+    if not path.endswith(".py"):
+        path, colon, function = location, "", ""
+    if Path(path).is_absolute():
+        here = Path.cwd()
+        path = str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else Path(path).name
+    return f"{path}{colon}{function}"

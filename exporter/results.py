@@ -81,6 +81,11 @@ class StageAccuracy:
     reason: str = ""
 
     @property
+    def could_not_run(self) -> bool:
+        """Whether nothing was computed at all; a gate that could not be measured on outputs is another matter."""
+        return self.verdict is Verdict.NOT_RUN and not self.outputs
+
+    @property
     def exit_code(self) -> ExitCode:
         return {Verdict.FAILED: ExitCode.ACCURACY, Verdict.NOT_RUN: ExitCode.NOT_RUN}.get(self.verdict, ExitCode.OK)
 

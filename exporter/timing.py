@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from exporter.evaluation.speed import TimingPlan, measure
 from exporter.report.progress import Progress
 from exporter.results import SpeedComparison
-from passes.errors import GraphwrightError
+from passes.errors import ArtifactRefused, GraphwrightError
 
 if TYPE_CHECKING:
     from exporter.sources.base import Feeds
@@ -32,6 +32,8 @@ class Runners:
         """Open one more; return why it could not be opened, or ""."""
         try:
             self.opened[label] = self.stack.enter_context(manager)
+        except ArtifactRefused:
+            raise
         except GraphwrightError as error:
             self.notes.append(f"{label} was not timed: {error.one_line}")
             return error.one_line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,17 +51,17 @@ def verify(
             threads=threads,
         )
     )
-    for gate in user_gates(recipe):
+    judges = user_gates(recipe, {precision_of(artifact) for artifact in artifacts})
+    for gate in judges:
         if GATES[gate.name].exit_code is not ExitCode.ACCURACY:
             raise UsageError(f"The gate '{gate}' is not about accuracy.", hint="'graphwright bench' measures speed.")
     display = progress or make_progress(quiet=True)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="graphwright-") as work, display:
-        original = read_original(recipe, work=Path(work), progress=display)
+        original = read_original(recipe, work=Path(work), progress=display, gates=judges)
         reports = []
         notes = list(original.notes)
-        for artifact in artifacts:
-            title = artifact_title(artifact)
+        for title, artifact in titled(artifacts).items():
             if artifact.manifest.source_sha256 not in ("", original.sha256):
                 notes.append(f"{title} was built from another source than {against}: its recorded hash differs.")
             accuracy = artifact_accuracy(
@@ -84,9 +85,16 @@ def verify(
     )
 
 
-def artifact_title(artifact: Artifact) -> str:
-    """Return how reports call an artifact found on disk: "openvino int8"."""
-    return f"{artifact.manifest.target} {artifact.path.name}"
+def titled(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
+    """Return the artifacts by what reports call them: "openvino int8", with the folder where two would be the same."""
+    short = Counter(f"{each.manifest.target} {each.path.name}" for each in artifacts)
+    titles: dict[str, Artifact] = {}
+    for each in artifacts:
+        title = f"{each.manifest.target} {each.path.name}"
+        titles[title if short[title] == 1 else f"{title} in {each.path.parent.parent}"] = each
+    if len(titles) != len(artifacts):
+        raise ArtifactRefused("Two artifacts cannot be told apart.", hint="Name one build's folder at a time.")
+    return titles
 
 
 def precision_of(artifact: Artifact) -> Precision:
@@ -99,7 +107,7 @@ def precision_of(artifact: Artifact) -> Precision:
 
 def _report(artifact: Artifact, accuracy: StageAccuracy, recipe: Recipe) -> ArtifactReport:
     target = artifact.manifest.target
-    waived = accuracy.verdict is Verdict.NOT_RUN and recipe.is_waived("execution", target)
+    waived = accuracy.could_not_run and recipe.is_waived("execution", target)
     return ArtifactReport(
         target=target,
         precision=artifact.manifest.precision,

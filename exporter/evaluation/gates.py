@@ -11,15 +11,18 @@ from passes.errors import UsageError
 from targets.base import PRECISIONS
 
 
-def parse_gates(texts: Iterable[str], *, targets: Collection[str]) -> tuple[UserGate, ...]:
+def parse_gates(
+    texts: Iterable[str], *, targets: Collection[str], precisions: Collection[str] = PRECISIONS
+) -> tuple[UserGate, ...]:
     """Return the gates in the order given.
 
-    `targets` are the names that a scope may have besides the precisions. Raises UsageError for an unknown name or
+    `targets` and `precisions` are what is built, and so what a scope may name: a gate that nothing is held to would
+    pass unseen. Raises UsageError for an unknown name or
     scope (with the near matches), a value that is no number or out of range, and two gates of one name and scope.
     """
     gates: list[UserGate] = []
     for text in texts:
-        gate = _gate_from_text(text, targets)
+        gate = _gate_from_text(text, targets, precisions)
         twin = next((other for other in gates if _key(other) == _key(gate)), None)
         if twin is not None and twin != gate:
             raise UsageError(f"The gates '{twin}' and '{gate}' contradict each other.", hint="Keep one of them.")
@@ -28,7 +31,7 @@ def parse_gates(texts: Iterable[str], *, targets: Collection[str]) -> tuple[User
     return tuple(gates)
 
 
-def _gate_from_text(text: str, targets: Collection[str]) -> UserGate:
+def _gate_from_text(text: str, targets: Collection[str], precisions: Collection[str]) -> UserGate:
     scope, has_scope, rest = text.rpartition(":")
     name, has_value, value = rest.partition("=")
     name, value = name.strip(), value.strip()
@@ -40,21 +43,21 @@ def _gate_from_text(text: str, targets: Collection[str]) -> UserGate:
     name = ALIASES.get(name, name)
     if name not in GATES:
         raise UsageError(f"There is no gate '{name}'.", hint=near_matches(name, [*GATES, *ALIASES]))
-    target, precision = _scope_from_text(scope, text, targets) if has_scope else ("", "")
+    target, precision = _scope_from_text(scope, text, targets, precisions) if has_scope else ("", "")
     return UserGate(name, _threshold(name, value, text), precision=precision, target=target)
 
 
-def _scope_from_text(scope: str, text: str, targets: Collection[str]) -> tuple[str, str]:
+def _scope_from_text(scope: str, text: str, targets: Collection[str], precisions: Collection[str]) -> tuple[str, str]:
     target = precision = ""
     for part in (piece.strip() for piece in scope.split("/")):
-        if part in PRECISIONS and not precision:
+        if part in precisions and not precision:
             precision = part
         elif part in targets and not target:
             target = part
         else:
             raise UsageError(
-                f"The gate '{text}' is scoped by '{part}', which is no precision and no target.",
-                hint=near_matches(part, [*PRECISIONS, *targets]),
+                f"The gate '{text}' is scoped by '{part}', which is no precision and no target of this run.",
+                hint=near_matches(part, [*precisions, *targets]),
             )
     return target, precision
 

@@ -237,3 +237,37 @@ def test_doctor_names_every_target() -> None:
     assert set(data["targets"]) >= {"onnxruntime", "openvino", "xla", "tensorrt"}
     assert data["targets"]["onnxruntime"]["can_run"] is True
     assert run("doctor").exit_code == 0
+
+
+def test_a_gate_for_what_is_not_built_is_refused(files: dict[str, Path], built: Path, tmp_path: Path) -> None:
+    done = run(
+        "build", files["model"], "-o", tmp_path / "out", "--samples", files["samples"], "--gate", "int8:cosine=1.0"
+    )
+    assert done.exit_code == 2, done.output
+    assert "int8" in done.output
+    arguments = ("--against", files["model"], "--samples", files["samples"], "--gate", "int8:cosine=1.0")
+    assert run("verify", built / "openvino" / "fp32", *arguments).exit_code == 2
+
+
+def test_a_waiver_does_not_cover_a_gate_that_could_not_be_judged(files: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ("build", files["model"], "--samples", files["samples"], "--speed-seconds", 0, "--waive", "execution")
+    done = run(*arguments, "-o", tmp_path / "out", "--gate", "speedup=0.1")
+    assert done.exit_code == 6, done.output
+
+
+def test_bench_tells_artifacts_of_two_builds_apart(built: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    for name in ("first", "second"):
+        shutil.copytree(built, tmp_path / "both" / name)
+    done = run("bench", tmp_path / "both", "--seconds", 0.2, "--json")
+    assert done.exit_code == 0, done.output
+    speeds = [each["speed"] for each in json.loads(done.stdout)["artifacts"]]
+    assert len(speeds) == 8
+    labels = {comparison["candidate"]["label"] for speed in speeds for comparison in speed}
+    assert len(labels) == 8
+
+
+def test_a_manifest_names_no_absolute_path(built: Path, files: dict[str, Path]) -> None:
+    for path in built.rglob("manifest.json"):
+        assert str(files["model"].parent) not in path.read_text()

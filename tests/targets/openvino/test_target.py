@@ -155,7 +155,7 @@ def test_absent_runtime_is_said(monkeypatch: pytest.MonkeyPatch):
         raise MissingDependency("The openvino target needs 'openvino'.", hint="pip install 'graphwright[openvino]'")
 
     monkeypatch.setattr("targets.openvino.target.load_openvino", absent)
-    monkeypatch.setattr("targets.openvino.capabilities.load_openvino", absent)
+    monkeypatch.setattr("targets.openvino.capabilities.the_core", absent)
     readiness = TARGET.probe()
     assert (readiness.can_build, readiness.can_run) == (False, False)
     assert "graphwright[openvino]" in readiness.fix
@@ -168,7 +168,7 @@ def test_a_runtime_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch):
     def broken() -> None:
         raise RuntimeError("no plug-ins")
 
-    monkeypatch.setattr(load_openvino(), "Core", broken)
+    monkeypatch.setattr("targets.openvino.target.the_core", broken)
     readiness = TARGET.probe()
     assert not readiness.can_build
     assert "no plug-ins" in readiness.reason
