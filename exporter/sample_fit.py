@@ -50,18 +50,10 @@ def fitted(
     return result
 
 
-def casts_in(sample: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
-    """Return a note for each array that `fitted` casts: "input_ids: int32 -> int64"."""
-    given = {name: np.asarray(value).dtype.name for name, value in sample.items()}
-    return tuple(
-        f"{spec.name}: {given[spec.name]} -> {spec.dtype}"
-        for spec in inputs
-        if spec.name in given and given[spec.name] != spec.dtype
-    )
-
-
 def _cast(array: Array, spec: TensorSpec, label: str) -> Array:
     given = array.dtype.name
+    if not array.dtype.isnative:  # runtimes take the bytes as they lie, and would read other numbers
+        array = array.astype(array.dtype.newbyteorder("="))
     if given == spec.dtype:
         return array
     if (given, spec.dtype) in _SAFE_CASTS:

@@ -190,7 +190,13 @@ def _files(path: Path) -> list[Path]:
 
 def _from_file(file: Path) -> dict[str, Array]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UsageError(
+                f"The sample file {file} holds one bare array, without an input's name.",
+                hint="Write it with numpy.savez, each array named as an input; numpy.save writes .npy files.",
+            )
+        with archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(

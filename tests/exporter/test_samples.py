@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.sample_fit import casts_in, fitted
+from exporter.sample_fit import fitted
 from exporter.samples import (
     dims_from_samples,
     generated_feeds,
@@ -188,11 +188,24 @@ def test_values_lost_to_infinity_by_a_cast() -> None:
     assert "NaN or infinite" in error_of(sample(scale=np.full((2, 3), 1e300))).message
 
 
-def test_safe_casts_are_made_and_noted() -> None:
+def test_safe_casts_are_made() -> None:
     given = sample(ids=np.ones((2, 5), np.int32), scale=np.ones((2, 3), np.float64))
     feeds = fitted(given, INPUTS, label="")
     assert (feeds["ids"].dtype, feeds["scale"].dtype) == (np.int64, np.float32)
-    assert casts_in(given, INPUTS) == ("ids: int32 -> int64", "scale: float64 -> float32")
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_the_other_byte_order_is_turned_round(dtype: str) -> None:
+    feeds = fitted(sample(scale=np.full((2, 3), 1.5, dtype)), INPUTS, label="")
+    assert feeds["scale"].dtype.isnative
+    assert feeds["scale"].tobytes() == np.full((2, 3), 1.5, np.float32).tobytes()
+
+
+def test_a_bare_array_under_an_npz_name_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "inputs.npz").open("wb") as stream:
+        np.save(stream, np.ones((2, 5), np.int64))
+    with pytest.raises(UsageError, match="one bare array"):
+        list(load_samples(str(tmp_path / "inputs.npz"), INPUTS))
 
 
 @pytest.mark.parametrize(
