@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.recipe import TargetRequest
+from exporter.recipe import TargetRequest, target_from_text
 from exporter.results import PipelineReport
 from passes.base import Context
 from passes.capabilities import PORTABLE
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+_LOSSY = frozenset({"convert-fp16", "convert-bf16", "quantize-static"})
+"""Passes that are meant to move results."""
+
+
 @dataclass(frozen=True, slots=True)
 class Debugging:
     """How to watch a pipeline.
 
     check: run the graph before and after each pass on generated inputs; stop at the first pass that changes a result.
+    After a pass that lowers precision the graph must run, and later passes are compared with what it gives then.
     limit: stop after this many rewrites. print_after: names of passes ("all" for every one) to print the graph after.
     """
 
@@ -80,7 +85,8 @@ def _observers(debugging: Debugging, pipeline: Pipeline) -> Sequence[Observer]:
         from passes.check import CheckNumerics
         from passes.observers import CheckStructure
 
-        observers += [CheckStructure(), CheckNumerics()]
+        text = str(pipeline)
+        observers += [CheckStructure(text), CheckNumerics(text, skip=_LOSSY)]
     return observers
 
 
@@ -95,18 +101,20 @@ def _check_pass_names(names: Sequence[str], pipeline: Pipeline) -> None:
 
 
 def optimize(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     pipeline: str | None = None,
-    target: TargetRequest | None = None,
+    target: TargetRequest | str | None = None,
     debugging: Debugging | None = None,
 ) -> PipelineReport:
     """Write the optimized `source` to `out` (weights in `out`.data) and return what each pass did.
 
-    `pipeline` is pass text, by default graphwright's own; `target` appends that target's legalisation. Raises BadModel
-    for a file that can't be read, ModelBlocked when the target cannot take the result, UsageError for the rest.
+    `pipeline` is pass text, by default graphwright's own; `target`, a request or its text, appends that target's
+    legalisation. Raises BadModel for a file that can't be read, ModelBlocked when the target cannot take the result,
+    UsageError for the rest.
     """
+    source, out = Path(source).expanduser(), Path(out)
     if out.is_dir() or out.suffix != ".onnx":
         raise UsageError(f"The output {out} must be a file that ends in .onnx.", hint="For example: -o optimized.onnx")
     steps = default_pipeline() if pipeline is None else pipeline_from_text(pipeline)
@@ -115,7 +123,8 @@ def optimize(
         from targets.base import BuildOptions
         from targets.registry import get_target
 
-        runtime, options = get_target(target.name), BuildOptions(settings=target.settings)
+        request = target_from_text(target) if isinstance(target, str) else target
+        runtime, options = get_target(request.name), BuildOptions(settings=request.settings)
         runtime.check(options)
         capabilities = runtime.capabilities(options)
         steps = steps + runtime.pipeline(options)
@@ -126,7 +135,7 @@ def optimize(
     if target is not None:
         blockers = runtime.blockers(rewritten, options)
         if blockers:
-            raise ModelBlocked(target.name, blockers)
+            raise ModelBlocked(request.name, blockers)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passes.errors import PassBroken
-from passes.observers import Observer
+from passes.errors import BadModel, GraphwrightError, PassBroken
+from passes.observers import Observer, replay_hint
+from passes.optional import require
 from passes.sample_inputs import generated_inputs
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class CheckNumerics(Observer):
 
     The runs use ONNX Runtime on the CPU with its own optimizations off, on generated inputs of two sizes: integers
     within the ranges that Gather allows, masks of 0 and 1. `feeds` replaces the generated inputs. `replay` is the text
-    of the pipeline, for the message. Passes that are meant to move the result, such as quantization, are named in
+    of the whole pipeline, for the message. Passes that are meant to move the result, such as quantization, are named in
     `skip`: the graph must run after them, and later passes are compared with what it gives then.
     """
 
@@ -49,16 +50,23 @@ class CheckNumerics(Observer):
         if self.feeds is None:
             self.feeds = generated_inputs(model)
         if self._expected is None:
-            self._expected = run_model(model, self.feeds)
+            try:
+                self._expected = run_model(model, self.feeds)
+            except GraphwrightError:
+                raise
+            except Exception as error:
+                raise BadModel(
+                    f"The graph does not run before any pass, so no pass can be checked: {error}",
+                    hint="Checking needs operators that ONNX Runtime has, and a graph that takes generated inputs.",
+                ) from error
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         if not result.applied:
             return
         assert self._expected is not None
         assert self.feeds is not None
-        text = self.replay or str(step)
-        hint = f"Replay with: --pipeline '{text}' --limit {self._applied + len(result.applied)}"
         self._applied += len(result.applied)
+        hint = replay_hint(self.replay, self._applied)
         try:
             actual = run_model(model, self.feeds)
         except Exception as error:
@@ -100,9 +108,9 @@ def difference(
 
 def run_model(model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]) -> Outputs:
     """Return the outputs for each set of inputs, from ONNX Runtime on the CPU without its own graph optimizations."""
-    import onnxruntime
-
     from passes.serialization import save_model
+
+    onnxruntime = require("onnxruntime", extra="test", need="Checking a graph")
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -95,17 +95,30 @@ class Dump(Observer):
 
 @dataclass
 class CheckStructure(Observer):
-    """Run the ONNX checker after each pass that changed the graph; names the pass that broke it."""
+    """Run the ONNX checker after each pass that changed the graph; names the pass that broke it.
+
+    replay: the text of the whole pipeline, for the message.
+    """
+
+    replay: str = ""
+    _applied: int = field(default=0, repr=False)
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         from onnx_ir.passes.common import CheckerPass
 
         if not result.applied:
             return
+        self._applied += len(result.applied)
         try:
             CheckerPass()(model)
         except Exception as error:
-            raise PassBroken(f"The pass '{step}' left an invalid graph: {error}") from error
+            hint = replay_hint(self.replay, self._applied)
+            raise PassBroken(f"The pass '{step}' left an invalid graph: {error}", hint=hint) from error
+
+
+def replay_hint(pipeline: str, rewrites: int) -> str:
+    """Return how to repeat a run up to and with rewrite number `rewrites`; empty where the pipeline isn't known."""
+    return f"Replay with: --pipeline '{pipeline}' --limit {rewrites}" if pipeline else ""
 
 
 def count_nodes(model: ir.Model) -> int:

@@ -10,7 +10,7 @@ import pytest
 from passes.base import Context, Pass, PassResult
 from passes.catalogue import default_pipeline
 from passes.check import CheckNumerics, difference, run_model
-from passes.errors import PassBroken
+from passes.errors import BadModel, PassBroken
 from passes.pipeline import Pipeline
 from passes.sample_inputs import generated_inputs
 from tests.support.rewriting import add_weights, graph_from, random_array
@@ -62,6 +62,21 @@ def test_each_planted_fault_is_found_and_the_pass_named(kind: str) -> None:
 def test_the_output_and_its_error_are_named() -> None:
     with pytest.raises(PassBroken, match=r"output 'y' moved by up to 0\.0"):
         Pipeline((Fault(),)).run(_model(), observers=[CheckNumerics()])
+
+
+def test_the_replay_names_the_whole_pipeline_and_counts_over_it() -> None:
+    pipeline = Pipeline((Fault("scale"), Fault("operator")))
+    watch = CheckNumerics(str(pipeline), relative=0.5)
+    with pytest.raises(PassBroken) as caught:
+        pipeline.run(_model(), observers=[watch])
+    assert caught.value.hint == f"Replay with: --pipeline '{pipeline}' --limit 2"
+
+
+def test_a_graph_that_does_not_run_at_all_is_no_fault_of_a_pass() -> None:
+    model = _model()
+    model.graph.node(0).op_type = "NoSuchOperator"
+    with pytest.raises(BadModel, match=r"does not run before any pass.*NoSuchOperator"):
+        default_pipeline().run(model, observers=[CheckNumerics()])
 
 
 def test_a_right_pipeline_passes_and_what_is_skipped_is_not_compared() -> None:

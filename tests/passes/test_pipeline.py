@@ -125,8 +125,10 @@ def test_a_pass_that_raises_is_named_with_what_replays_it() -> None:
 
 
 def test_a_pass_that_leaves_an_invalid_graph_is_named() -> None:
-    with pytest.raises(PassBroken, match=r"The pass 'broken\{raises=false\}' left an invalid graph"):
-        Pipeline((Broken(raises=False),)).run(graph_from(TEXT), observers=[CheckStructure()])
+    pipeline = Pipeline((Broken(raises=False),))
+    with pytest.raises(PassBroken, match=r"The pass 'broken\{raises=false\}' left an invalid graph") as caught:
+        pipeline.run(graph_from(TEXT), observers=[CheckStructure(str(pipeline))])
+    assert caught.value.hint == "Replay with: --pipeline 'broken{raises=false}' --limit 1"
 
 
 def test_repeat_stops_when_nothing_is_left() -> None:
