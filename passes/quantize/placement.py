@@ -28,7 +28,8 @@ class Placement:
     scale_source: for each quantized value, the one whose scale it has: itself, unless an operator that only moves
     integers (MaxPool, Reshape) carries the scale through.
     seen_through: for each scale source, the values in whose form it is read: their ranges make the scale. What a
-    MaxPool throws away needs no codes, and clipping it commutes with taking the maximum.
+    MaxPool throws away needs no codes, and clipping it commutes with taking the maximum; unless a reader outside the
+    int8 chains sees it before the MaxPool does.
     """
 
     operators: list[ir.Node] = field(default_factory=list)
@@ -47,22 +48,29 @@ def place(graph: ir.Graph, scheme: QuantScheme, ranges: Mapping[str, ActivationR
     rules = _Rules(graph, scheme, ranges)
     chosen = _chosen_operators(graph, rules, recorder)
     placement = Placement(operators=[node for node in graph if node in chosen])
+    crossed: dict[ir.Value, dict[Reader, None]] = {}
     for node in placement.operators:
         if not recorder.may_apply(node, f"int8 {node.op_type}"):
             placement.operators = placement.operators[: placement.operators.index(node)]
             break
         for index, value in rules.data_inputs(node):
-            _quantize_input(placement, rules, (node, index), value)
+            _quantize_input(placement, rules, (node, index), value, crossed)
         end = rules.fused_end(node)
         if rules.needs_quantized_output(node):
             placement.quantize(end, end)
+    _cover_other_readers(placement, rules, crossed)
     if scheme.support.quantize_outputs:
         _read_everywhere(placement, rules)
     return placement
 
 
-def _quantize_input(placement: Placement, rules: _Rules, reader: Reader, value: ir.Value) -> None:
-    """Quantize at the root of the integer-moving chain above `value`, so that the chain too runs on integers."""
+def _quantize_input(
+    placement: Placement, rules: _Rules, reader: Reader, value: ir.Value, crossed: dict[ir.Value, dict[Reader, None]]
+) -> None:
+    """Quantize at the root of the integer-moving chain above `value`, so that the chain too runs on integers.
+
+    Adds to `crossed` the values between root and `value`, each with the movers that lead to an int8 operator.
+    """
     source = rules.root(value)
     placement.seen_through.setdefault(source, {})[value if str(value.name) in rules.ranges else source] = None
     while value is not source:
@@ -73,7 +81,19 @@ def _quantize_input(placement: Placement, rules: _Rules, reader: Reader, value: 
         moved = mover.inputs[0]
         assert moved is not None
         reader, value = (mover, 0), moved
+        if value is not source:
+            crossed.setdefault(value, {})[reader] = None
     placement.quantize(value, source)[reader] = None
+
+
+def _cover_other_readers(
+    placement: Placement, rules: _Rules, crossed: Mapping[ir.Value, Mapping[Reader, None]]
+) -> None:
+    """Let the scale cover a value in mid-chain that something else reads too: a float operator, a graph output."""
+    for value, movers in crossed.items():
+        uses = {(use.node, use.idx) for use in value.uses()}
+        if value.is_graph_output() or uses - set(movers):
+            placement.seen_through.setdefault(rules.root(value), {})[value] = None
 
 
 def _read_everywhere(placement: Placement, rules: _Rules) -> None:

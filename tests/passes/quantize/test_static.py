@@ -103,6 +103,23 @@ def test_full_chains_quantize_every_result_that_an_int8_operator_returns() -> No
     assert next(iter(relu.outputs[0].uses())).node.inputs[2].const_value.numpy() == 0, "a Relu's zero is the least code"
 
 
+@pytest.mark.parametrize("support", [CHAINED, INPUTS_ONLY, SYMMETRIC], ids=["chained", "inputs-only", "symmetric"])
+@pytest.mark.parametrize("other", ["z = Neg (r)", "z = Identity (x)"], ids=["mid-chain", "root"])
+def test_a_float_reader_in_mid_chain_is_not_clipped(support: QuantizationSupport, other: str) -> None:
+    text = f"""g (float[N,4,64] x, int64[4] shape, float[8,4,3,3] w) => (float[N,8,2,2] y, float z) {{
+        r = Reshape (x, shape) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+        c = Conv (p, w) y = Neg (c) {other}
+    }}"""
+    model = add_weights(graph_from(text), shape=np.array([0, 4, 8, 8]), w=random_array(8, 4, 3, 3))
+    x = random_array(8, 4, 32, 2, seed=1)
+    x[..., 1] = -50 - 50 * np.abs(x[..., 1])  # every window keeps its other column
+    feeds = [{"x": x.reshape(8, 4, 64)}]
+    after, _ = quantize(model, support, feeds)
+    assert counts(after)["QuantizeLinear"] >= 1
+    old, new = (run_model(each, feeds)[0]["z"] for each in (model, after))
+    assert 10 * np.log10(np.square(old).sum() / max(np.square(old - new).sum(), 1e-20)) > 30
+
+
 def test_inputs_only_leaves_the_residual_and_the_biases_in_float() -> None:
     after, _ = quantize(cnn(), INPUTS_ONLY, images())
     assert counts(after)["QuantizeLinear"] == 3
