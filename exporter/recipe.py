@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -153,10 +154,13 @@ def checked(recipe: Recipe) -> Recipe:
         raise UsageError("No target is asked for.", hint="For example: --target onnxruntime")
     if not recipe.precisions:
         raise UsageError("No precision is asked for.", hint=f"Precisions: {', '.join(PRECISIONS)}")
-    if recipe.threads is not None and recipe.threads < 1:
-        raise UsageError(f"threads is {recipe.threads}; it must be at least 1.")
-    if recipe.speed_seconds < 0 or recipe.time_limit_s <= 0:
-        raise UsageError("speed_seconds must be at least 0 and time_limit_s above 0.")
+    available = len(os.sched_getaffinity(0))
+    if recipe.threads is not None and not 1 <= recipe.threads <= available:
+        raise UsageError(f"threads is {recipe.threads}; it must be 1 to {available}, the processors of this process.")
+    if not (math.isfinite(recipe.speed_seconds) and recipe.speed_seconds >= 0):
+        raise UsageError(f"speed_seconds is {recipe.speed_seconds}; it must be a number of at least 0.")
+    if not (math.isfinite(recipe.time_limit_s) and recipe.time_limit_s > 0):
+        raise UsageError(f"time_limit_s is {recipe.time_limit_s}; it must be a number above 0.")
     for text in recipe.waive:
         if text.partition(":")[0] not in WAIVABLE:
             raise UsageError(f"'{text}' cannot be waived.", hint=f"What can be: {', '.join(WAIVABLE)}")

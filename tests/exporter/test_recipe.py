@@ -82,7 +82,10 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ('source = "a:b"\ntarget = ["x"]', "unknown key 'target'"),
         ('source = "a:b"\nthreads = "2"', "must be int"),
         ('source = "a:b"\nthreads = true', "must be int"),
-        ('source = "a:b"\nthreads = 0', "at least 1"),
+        ('source = "a:b"\nthreads = 0', "must be 1 to"),
+        ('source = "a:b"\nthreads = 100000', "must be 1 to"),
+        ('source = "a:b"\ntime_limit_s = inf', "must be a number"),
+        ('source = "a:b"\nspeed_seconds = nan', "must be a number"),
         ('source = "a:b"\ngates = [1]', "list of strings"),
         ('source = "a:b"\nwaive = ["accuracy"]', "cannot be waived"),
         ('source = "a:b"\ntargets = []', "No target"),
@@ -100,8 +103,8 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
 
 
 def test_flags_override_and_are_checked() -> None:
-    recipe = with_overrides(Recipe(source="a:b"), {"threads": 3, "samples": None})
-    assert recipe.thread_count == 3
+    recipe = with_overrides(Recipe(source="a:b"), {"threads": 1, "samples": None})
+    assert recipe.thread_count == 1
     with pytest.raises(UsageError):
         with_overrides(recipe, {"threads": 0})
 
