@@ -203,6 +203,8 @@ class _Rules:
         for _, value in data:
             if is_constant(value):
                 return f"its operand '{value.name}' is a constant"
+            if value.dtype is not None and value.dtype.name != "FLOAT":
+                return f"its input '{value.name}' is {value.dtype.name.lower()}; int8 starts from float32"
             if str(self.root(value).name) not in self.ranges:
                 return f"its input '{value.name}' has no calibrated range"
         if weight is not None and (problem := self._too_noisy(weight)):

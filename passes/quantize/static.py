@@ -61,6 +61,10 @@ class QuantizeStatic(Pass):
                 f"{self.name} needs calibrated ranges, and there are none.",
                 hint="Give representative inputs with --calibration.",
             )
+        if any(value.dtype is None for node in model.graph for value in node.outputs):
+            from onnx_ir.passes.common import ShapeInferencePass
+
+            ShapeInferencePass()(model)  # a half-precision graph is told by its types
         placement = place(model.graph, scheme, context.ranges, recorder)
         write(model.graph, placement, scheme, context.ranges, recorder)
         return recorder.result()

@@ -31,8 +31,8 @@ class Weight:
         """Return why it can't become int8, or nothing."""
         import onnx_ir as ir
 
-        if self.tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
-            return f"its weight '{self.value.name}' is {self.tensor.dtype.name.lower()}"
+        if self.tensor.dtype != ir.DataType.FLOAT:
+            return f"its weight '{self.value.name}' is {self.tensor.dtype.name.lower()}; int8 starts from float32"
         if self.tensor.size < LEAST_ELEMENTS:
             return f"its weight '{self.value.name}' has only {self.tensor.size} elements"
         if not np.isfinite(self.array()).all():

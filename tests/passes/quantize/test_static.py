@@ -250,6 +250,22 @@ def test_refusals(reason: str) -> None:
     assert "QuantizeLinear" not in counts(after)
 
 
+@pytest.mark.parametrize("text", [
+    "g (float16[N,16] x, float16[16,16] w) => (float16[N,16] y) { h = Relu (x) y = MatMul (h, w) }",
+    "g (float16[16,16] x) => (float16[16,16] y) { h = Relu (x) y = MatMul (h, x) }",
+])  # fmt: skip
+def test_a_half_precision_graph_stays_as_it_is_with_the_reason(text: str) -> None:
+    model = graph_from(text)
+    if "w)" in text:
+        add_weights(model, w=random_array(16, 16).astype(np.float16))
+    feeds = [{"x": random_array(16, 16, seed=1).astype(np.float16)}]
+    support = replace(INPUTS_ONLY, activation_matmul=True)
+    after, result = quantize(model, support, feeds)
+    assert "QuantizeLinear" not in counts(after)
+    assert any("is float16; int8 starts from float32" in text for text in reasons(result))
+    assert run_model(after, feeds)[0]["y"].dtype == np.float16
+
+
 def test_a_conv_at_the_graphs_output_and_a_lonely_add_stay_in_float() -> None:
     text = """g (float[N,4,4,4] x, float[8,4,3,3] w) => (float[N,8,2,2] y, float[N,4,4,4] z) {
         y = Conv (x, w) s = Add (x, x) z = Tanh (s)
