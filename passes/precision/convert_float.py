@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from passes.base import Context, Pass, PassResult, Recorder
+from passes.editing import Editor
 from passes.precision.overflow import reason_for_float32
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class _Conversion:
         self.single = ir.DataType.FLOAT
         self.suffix = "fp16" if half == "FLOAT16" else "bf16"
         self.greatest = float(ml_dtypes.finfo(np.float16 if half == "FLOAT16" else ml_dtypes.bfloat16).max)
+        self.editor = Editor(model)
         self.context = context
         self.recorder = recorder
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -78,6 +80,7 @@ class _Conversion:
 
             ShapeInferencePass()(self.model)
         for node in list(self.graph):
+            self._give_to_subgraphs(node)
             if node.op_type == "Constant" or not self._is_float(node):
                 continue
             if node.op_type in _NEUTRAL and node.domain in ("", "ai.onnx"):
@@ -87,7 +90,6 @@ class _Conversion:
                 if reason:
                     self.recorder.refuse(node, reason)
                 self._give(node, self.single)
-                self._give_to_subgraphs(node)
                 continue
             self._give(node, self.half)
             for value in node.outputs:
@@ -137,7 +139,7 @@ class _Conversion:
             return self._casts[value, dtype]
         tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
         made = ir.Value(
-            name=f"{value.name}_{self.suffix if dtype == self.half else 'fp32'}",
+            name=self.editor.fresh_name(f"{value.name}_{self.suffix if dtype == self.half else 'fp32'}"),
             type=ir.TensorType(dtype),
             shape=value.shape,
         )
@@ -145,7 +147,8 @@ class _Conversion:
             made.const_value = self._halved_tensor(tensor, str(value.name), str(made.name))
             self.graph.register_initializer(made)
         else:
-            node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", dtype)], outputs=[made], name=f"{made.name}_cast")
+            label = self.editor.fresh_name(f"{made.name}_cast")
+            node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", dtype)], outputs=[made], name=label)
             producer = value.producer()
             if producer is not None:
                 self.graph.insert_after(producer, [node])
@@ -171,9 +174,10 @@ class _Conversion:
         if not value.is_graph_output():
             return
         name = str(value.name)
-        value.name = f"{name}_{self.suffix}"
+        value.name = self.editor.fresh_name(f"{name}_{self.suffix}")
         restored = ir.Value(name=name, type=ir.TensorType(self.single), shape=value.shape)
-        node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", self.single)], outputs=[restored], name=f"{name}_cast")
+        label = self.editor.fresh_name(f"{name}_cast")
+        node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", self.single)], outputs=[restored], name=label)
         producer = value.producer()
         assert producer is not None
         self.graph.insert_after(producer, [node])

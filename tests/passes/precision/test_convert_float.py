@@ -108,6 +108,33 @@ def test_a_subgraph_keeps_reading_float32() -> None:
     assert np.allclose(run_model(source, feeds)[0]["y"], run_model(after, feeds)[0]["y"])
 
 
+def test_a_subgraph_that_only_captures_floats_keeps_reading_float32() -> None:
+    text = """g (float[2] x, float[2] w, bool p) => (bool[2] y) {
+        a = Mul (x, w)
+        y = If (p) <then_branch = t () => (bool[2] b) { d = Sub (a, x) b = Less (d, w) },
+                    else_branch = e () => (bool[2] c) { c = Less (a, w) }>
+    }"""
+    source = add_weights(graph_from(text), w=np.array([0.5, 2.0], np.float32))
+    after, _ = convert(source, ConvertFp16())
+    assert {str(value.dtype) for node in after.graph if node.op_type == "Mul" for value in node.inputs} == {"FLOAT16"}
+    for chosen in (True, False):
+        feeds = [{"x": np.array([1, -2], np.float32), "p": np.array(chosen)}]
+        assert np.array_equal(run_model(source, feeds)[0]["y"], run_model(after, feeds)[0]["y"])
+
+
+@pytest.mark.parametrize(("step", "suffix"), [(ConvertFp16(), "fp16"), (ConvertBf16(), "bf16")], ids=str)
+def test_names_that_are_taken_are_not_made_again(step: Pass, suffix: str) -> None:
+    text = f"""g (float[N,2] x, float[2,2] w, float[2] w_{suffix}) => (float[N,2] y) {{
+        x_{suffix} = MatMul (x, w) y_{suffix} = Add (x_{suffix}, w_{suffix}) y = Relu (y_{suffix})
+    }}"""
+    weights = {"w": random_array(2, 2), f"w_{suffix}": random_array(2, seed=1)}
+    source = add_weights(graph_from(text), **weights)
+    after, _ = convert(source, step)
+    feeds = [{"x": random_array(3, 2, seed=2)}]
+    if suffix == "fp16":  # the CPU runtime has no bfloat16 kernels
+        assert np.allclose(run_model(source, feeds)[0]["y"], run_model(after, feeds)[0]["y"], atol=5e-3)
+
+
 def test_the_names_parse() -> None:
     assert str(pipeline_from_text("convert-fp16,convert-bf16")) == "convert-fp16,convert-bf16"
 
