@@ -26,6 +26,11 @@ OPSET_OF_ATTENTION = 23
 # weighs all keys alike. Runtimes take the lowest float itself for -inf (ONNX Runtime 1.32 then yields a row of 0).
 _HIDING = -1e30
 
+# Where(condition, scores, h) replaces a hidden score, Attention adds to it. Both weigh the key 0 as long as h lies far
+# below every score, and then h may as well be _HIDING; float16 has no such number.
+_REPLACING = -1e8
+_WIDE_FLOATS = ("FLOAT", "BFLOAT16", "DOUBLE")
+
 
 @dataclass(frozen=True)
 class FuseAttention(Pass):
@@ -35,8 +40,9 @@ class FuseAttention(Pass):
     from a head split (Reshape, Transpose) and the result goes through a head merge, both are absorbed by the form on
     [B, S, H * D] with head counts. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]. A
     guard that replaces NaN rows by 0 is dropped, since Attention yields 0 for a row that -inf masks wholly.
-    Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, or an unguarded
-    -inf mask may hide a whole row (NaN before, 0 after).
+    Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, an unguarded
+    -inf mask may hide a whole row (NaN before, 0 after), or hidden scores are replaced by a number that is not far
+    below all scores.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -132,11 +138,19 @@ def _refusal(node: ir.Node, match: AttentionMatch, facts: ShapeFacts) -> str:
             return f"the mask '{mask.name}' does not provably broadcast to the scores"
         if match.hidden == -math.inf and not match.is_guarded:
             return f"the mask '{mask.name}' may hide a whole row: NaN here, 0 in Attention"
+        if match.mask is None and match.hidden != -math.inf and not _is_far_below(match):
+            return f"hidden scores become {match.hidden:g}: Attention adds to a score, it does not replace it"
         if match.mask is not None and match.condition is None and not match.is_guarded and _hides_rows(match.mask):
             return f"the mask '{mask.name}' hides a whole row: NaN here, 0 in Attention"
     if not shared:
         return ""
     return shared
+
+
+def _is_far_below(match: AttentionMatch) -> bool:
+    """Return whether adding the hiding number gives the weights that replacing the scores by it gives."""
+    dtype = match.scores.query.dtype
+    return dtype is not None and dtype.name in _WIDE_FLOATS and match.hidden <= _REPLACING
 
 
 def _hides_rows(mask: ir.Value) -> bool:
@@ -157,9 +171,8 @@ def _mask(node: ir.Node, match: AttentionMatch, key: ir.Value, facts: ShapeFacts
         shape = facts.shape(match.condition)
         if match.hidden == -math.inf:
             mask = match.condition
-        elif mask is None or (dtype.name in ("FLOAT", "BFLOAT16", "DOUBLE") and match.hidden < _HIDING):
-            hiding = max(match.hidden, _HIDING) if dtype.name in ("FLOAT", "BFLOAT16", "DOUBLE") else match.hidden
-            numbers = [editor.constant(np.array(n, dtype=dtype.numpy()), "mask_value") for n in (0.0, hiding)]
+        elif mask is None or (dtype.name in _WIDE_FLOATS and match.hidden < _HIDING):
+            numbers = [editor.constant(np.array(n, dtype=dtype.numpy()), "mask_value") for n in (0.0, _HIDING)]
             mask = editor.insert(
                 node, "Where", [match.condition, *numbers], name=f"{node.outputs[0].name}_mask", dtype=dtype
             )

@@ -7,6 +7,7 @@ import pytest
 from passes.cleanup.fold_shapes import FoldShapes
 from passes.fusion.fuse_attention import FuseAttention
 from passes.matching import constant_array
+from passes.pipeline import Pipeline
 from tests.support.rewriting import add_weights, counts, graph_from, operators, random_array, reasons, rewrite
 
 LOWEST = "-3.4028234663852886e38"
@@ -113,6 +114,37 @@ def test_an_unguarded_infinite_mask_is_refused_since_a_hidden_row_is_nan() -> No
     after, result = rewrite(_model(body), FuseAttention(), feeds=_feeds(_masks()["one row hidden"]))
     assert "Attention" not in operators(after)
     assert reasons(result) == ["the mask 'w' may hide a whole row: NaN here, 0 in Attention"]
+
+
+@pytest.mark.parametrize("hidden", _masks())
+@pytest.mark.parametrize("number", ["-1e8", "-1e9", LOWEST])
+def test_scores_replaced_by_a_number_far_below_them_are_masked(number: str, hidden: str) -> None:
+    mask = f"h = Constant <value = float {{{number}}}> () m = Where (mask, s, h)"
+    body = EAGER.format(scale="Mul (s0, two)", mask=mask)
+    after, _ = rewrite(_model(body), FuseAttention(), feeds=_feeds(_masks()[hidden]))
+    assert _ops(after) == ["Where", "Attention"]
+
+
+@pytest.mark.parametrize("number", ["0.0", "-5.0", "-10000.0", "inf", "nan"])
+def test_scores_replaced_by_another_number_are_refused_since_attention_adds_to_them(number: str) -> None:
+    model = _model(
+        EAGER.format(scale="Mul (s0, scale)", mask="m = Where (mask, s, h)"), mask="bool[B,1,S,S] mask, float h"
+    )
+    add_weights(model, h=np.array(float(number), np.float32))
+    after, result = rewrite(model, FuseAttention(), feeds=_feeds(_masks()["one row hidden"]))
+    assert "Attention" not in operators(after)
+    assert reasons(result) == [
+        f"hidden scores become {float(number):g}: Attention adds to a score, it does not replace it"
+    ]
+
+
+def test_float16_scores_replaced_by_its_lowest_number_are_refused() -> None:
+    text = """g (float16[B,2,S,4] q, float16[B,2,S,4] k, float16[B,2,S,4] v, bool[B,1,S,S] c, float16 h)
+        => (float16[B,2,S,4] y) { kt = Transpose <perm = [0, 1, 3, 2]> (k) s = MatMul (q, kt) m = Where (c, s, h)
+        p = Softmax (m) y = MatMul (p, v) }"""
+    model = add_weights(graph_from(text, opset=23), h=np.array(-65504, np.float16))
+    _, (result,) = Pipeline((FuseAttention(),)).run(model)
+    assert reasons(result) == ["hidden scores become -65504: Attention adds to a score, it does not replace it"]
 
 
 def test_a_constant_causal_mask_is_taken_and_one_that_hides_a_row_refused() -> None:
