@@ -41,14 +41,17 @@ def _results(values: Sequence[Any]) -> Any:
 def loop(call: Call, trips: Any = None, condition: Any = None, *state: Any) -> Any:
     """Return the final state, then the scan outputs.
 
-    With a known trip count and a condition that stays true: unrolled when short, else a scan. Otherwise a while loop,
-    which can't stack scan outputs: their number would depend on the data.
+    With a known trip count: unrolled when short and each iteration's condition is known, a scan when long and the
+    condition stays true. Otherwise a while loop, which can't stack scan outputs: their number would depend on the data.
     """
     body = call.graph("body")
     if trips is not None and is_host(trips) and trips.dtype != object and _is_true(condition):
         count = int(trips.reshape(()))
-        if _condition_stays(call, body, state):
-            return _results(_unrolled(call, count, state) if count <= _UNROLLED else _scanned(call, count, state))
+        if count > _UNROLLED:
+            if _condition_stays(call, body, state):
+                return _results(_scanned(call, count, state))
+        elif (results := _unrolled(call, count, state)) is not None:
+            return _results(results)
     if len(body.outputs) - 1 > len(state):
         raise Unknown("the number of scan outputs depends on the data")
     return _results(_while(call, trips, condition, state))
@@ -59,8 +62,9 @@ def _is_true(condition: Any) -> bool:
 
 
 def _condition_stays(call: Call, body: Any, state: Sequence[Any]) -> bool:
-    """Return whether the body's own condition is known to be true whatever its state."""
-    kept = call.run_graph(body, (np.asarray(0), np.asarray(True), *(_shapes_only(value) for value in state)))[0]
+    """Return whether the body's own condition is known to be true whatever the iteration's number and its state."""
+    number, *current = (_shapes_only(value) for value in (np.asarray(0, np.int64), *state))
+    kept = call.run_graph(body, (number, np.asarray(True), *current))[0]
     return is_host(kept) and bool(np.asarray(kept).reshape(()))
 
 
@@ -77,14 +81,21 @@ def jnp_asarray(value: Any) -> Any:
     return jnp.asarray(on_device(value))
 
 
-def _unrolled(call: Call, count: int, state: Sequence[Any]) -> list[Any]:
+def _unrolled(call: Call, count: int, state: Sequence[Any]) -> list[Any] | None:
+    """Return the results of the iterations one by one, or None where a condition depends on the data."""
     import jax.numpy as jnp
 
     body, current, stacked = call.graph("body"), list(state), []
     for number in range(count):
-        _, *results = call.run_graph(body, (np.asarray(number, np.int64), np.asarray(True), *current))
+        kept, *results = call.run_graph(body, (np.asarray(number, np.int64), np.asarray(True), *current))
         current = results[: len(state)]
         stacked.append(results[len(state) :])
+        if number + 1 == count:
+            break
+        if not is_host(kept) or kept.dtype == object:
+            return None
+        if not bool(kept.reshape(())):
+            break
     if not stacked and len(body.outputs) - 1 > len(state):
         raise Unsupported("scan outputs of a loop that never runs")
     return [*current, *(jnp.stack([jnp_asarray(value) for value in values]) for values in zip(*stacked, strict=True))]

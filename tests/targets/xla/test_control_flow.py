@@ -93,6 +93,21 @@ def test_loop_with_scan_outputs(trips: int):
     check(LOOP.replace("TRIPS", str(trips)), {"x": np.array([1, 2], np.float32)})
 
 
+COUNTED = LOOP.replace("kept = Identity(c)", "most = Constant <value_int = 3> ()\n            kept = Less(i, most)")
+
+
+def test_loop_that_ends_by_its_iteration_number():
+    check(COUNTED.replace("TRIPS", "10"), {"x": np.array([1, 2], np.float32)})
+
+
+def test_long_loop_that_ends_by_its_iteration_number():
+    text = COUNTED.replace("TRIPS", "40").replace(", float[trips, 2] all", "").replace("last, all", "last")
+    check(
+        text.replace(", float[2] out", "").replace("            out = Mul(next, x)\n", ""),
+        {"x": np.array([1, 2], np.float32)},
+    )
+
+
 @pytest.mark.parametrize("limit", [2, 100])
 def test_loop_that_ends_by_its_condition(limit: int):
     check(WHILE, {"x": np.array([1, 2], np.float32), "limit": np.array(limit)})
