@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from exporter.graph_specs import specs_of
 from exporter.results import Attempt
 from exporter.sources.base import Traced
+from exporter.sources.onnx_operators import refuse_unknown_operators
 from passes.optional import require
 from passes.serialization import load_model
 from targets.base import TensorSpec
@@ -72,10 +73,15 @@ class OnnxSource:
 
 
 def open_onnx_file(location: str) -> OnnxSource:
-    """Return the source that an .onnx file is. Raises BadModel for one that is missing, broken or unsafe to load."""
+    """Return the source that an .onnx file is.
+
+    Raises BadModel for one that is missing, broken or unsafe to load, and ModelBlocked with every node whose operator
+    ONNX Runtime, which runs the reference, does not know.
+    """
     path = Path(location).expanduser()
     model = load_model(path)
     ort = require("onnxruntime", extra="test", need="An ONNX source")
+    refuse_unknown_operators(model)
     inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
     return OnnxSource(location, f"onnxruntime {ort.__version__}", path, specs_of(inputs), _files(model, path))
 

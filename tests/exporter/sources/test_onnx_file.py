@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 
 from exporter.sources import open_source
-from passes.errors import BadModel, ExitCode, UsageError
+from passes.errors import BadModel, ExitCode, ModelBlocked, UsageError
 from targets.base import TensorSpec
 
 TEXT = """
@@ -105,10 +105,10 @@ def test_the_reference_checks_its_inputs(tmp_path: Path) -> None:
 def test_a_graph_that_the_runtime_refuses(tmp_path: Path) -> None:
     path = saved(tmp_path)
     model = onnx.load(path)
-    model.graph.node[1].op_type = "Reluctant"
+    model.graph.node[1].attribute.append(onnx.helper.make_attribute("reluctant", 1))
     path.write_bytes(model.SerializeToString())
     source = open_source(str(path))
-    with pytest.raises(BadModel, match="Reluctant"), source.reference():
+    with pytest.raises(BadModel, match="reluctant"), source.reference():
         pass
 
 
@@ -125,3 +125,35 @@ def test_other_forms(location: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         open_source(location)
     assert "path/to/file.py:function" in caught.value.hint
+
+
+def operators_file(folder: Path) -> Path:
+    text = """<ir_version: 10, opset_import: ["" : 20, "my.domain" : 1, "own" : 1, "com.microsoft" : 1]>
+    g (float[n, 3] x, bool flag) => (float[n, 3] y) {
+        [first] a = my.domain.Swish (x)
+        b = own.double (a)
+        c = com.microsoft.QuickGelu (b)
+        d = If (flag) <
+            then_branch = yes () => (float[n, 3] t) { [inner] t = Rellu (c) },
+            else_branch = no () => (float[n, 3] e) { [other] e = my.domain.Relu (c) }
+        >
+        y = Relu (d)
+    }
+    <domain: "own", opset_import: ["" : 20]> double (v) => (w) { w = Add (v, v) }"""
+    path = folder / "custom.onnx"
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    return path
+
+
+def test_every_unknown_operator_is_listed_with_its_node(tmp_path: Path) -> None:
+    with pytest.raises(ModelBlocked) as caught:
+        open_source(str(operators_file(tmp_path)))
+    assert caught.value.exit_code is ExitCode.BLOCKED
+    assert [(blocker.operator, blocker.node) for blocker in caught.value.blockers] == [
+        ("my.domain::Swish", "first"),
+        ("Rellu", "inner"),
+        ("my.domain::Relu", "other"),
+    ]
+    _, misspelt, misplaced = (blocker.reason for blocker in caught.value.blockers)
+    assert "meant Relu?" in misspelt
+    assert "in the domain ai.onnx only" in misplaced
