@@ -49,17 +49,19 @@ _HEADER_ALIGNMENT = 8
 
 
 def weights_of(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """Return the constants that are arguments of the program, by name: initializers and Constant nodes of any graph."""
+    """Return the constants that are arguments of the program, by name: initializers and Constants of the main graph.
+
+    Those of subgraphs and functions are part of the program: only within one graph does a name mean one value.
+    """
     found: dict[str, ir.TensorProtocol] = {}
-    for graph in model.graphs():
-        for name, value in graph.initializers.items():
-            if value.const_value is not None and is_weight(value.const_value):
-                found[name] = value.const_value
-        for node in graph:
-            if node.op_type == "Constant" and "value" in node.attributes and not node.attributes["value"].is_ref():
-                tensor = node.attributes["value"].as_tensor()
-                if is_weight(tensor):
-                    found[str(node.outputs[0].name)] = tensor
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None and is_weight(value.const_value):
+            found[name] = value.const_value
+    for node in model.graph:
+        if node.op_type == "Constant" and "value" in node.attributes:
+            tensor = node.attributes["value"].as_tensor()
+            if is_weight(tensor):
+                found[str(node.outputs[0].name)] = tensor
     return found
 
 

@@ -102,7 +102,7 @@ class _Scope:
         for value in getattr(graph, "initializers", {}).values():
             if value in formal:
                 continue
-            self.values[value] = self._weight(str(value.name), value.const_value)
+            self.values[value] = self._constant(graph, str(value.name), value.const_value)
         blockers = self.program.blockers if collect else None
         for node in graph:
             try:
@@ -116,8 +116,10 @@ class _Scope:
                 self.values[value] = result
         return [self._value(value) for value in graph.outputs]
 
-    def _weight(self, name: str, tensor: Any) -> Any:
-        return self.weights[name] if name in self.weights else np.asarray(tensor.numpy())
+    def _constant(self, graph: Any, name: str, tensor: Any) -> Any:
+        if graph is self.program.model.graph and name in self.weights:
+            return self.weights[name]
+        return np.asarray(tensor.numpy())
 
     def _value(self, value: ir.Value | None) -> Any:
         if value is None or not value.name:
@@ -139,8 +141,10 @@ class _Scope:
         lowering = find_lowering(node.op_type, node.domain, version)
         if lowering is None:
             raise _NodeFailed(node, unsupported_reason(node.domain, node.op_type, version))
-        if node.op_type == "Constant" and (name := str(node.outputs[0].name)) in self.weights:
-            return (self.weights[name],)
+        if node.op_type == "Constant" and node.graph is self.program.model.graph:
+            name = str(node.outputs[0].name)
+            if name in self.weights:
+                return (self.weights[name],)
         try:
             return self._lowered(node, lowering, version, inputs)
         except (Unknown, Unsupported) as error:

@@ -88,6 +88,46 @@ def test_if_known_from_a_shape_takes_one_branch_only():
     check(IF_KNOWN, {"x": X})
 
 
+def test_each_branch_has_its_own_weight_of_one_name():
+    def branch(factor: float) -> ir.Graph:
+        weight = ir.Value(name="w", const_value=ir.tensor(np.full((3, 32), factor, np.float32), name="w"))
+        product = ir.node("MatMul", [x, weight])
+        return ir.Graph([], product.outputs, nodes=[product], initializers=[weight], name="branch")
+
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([2, 3]))
+    which = ir.Value(name="which", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+    chosen = ir.node("If", [which], {"then_branch": branch(1.0), "else_branch": branch(2.0)})
+    chosen.outputs[0].name = "y"
+    chosen.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([x, which], chosen.outputs, nodes=[chosen], opset_imports={"": 20}, name="g")
+    model = ir.Model(graph, ir_version=10)
+    for value in (True, False):
+        feeds = {"x": X, "which": np.array(value)}
+        np.testing.assert_array_equal(lowered(model, feeds)[0], next(iter(unoptimized(model, feeds).values())))
+
+
+FUNCTION = """g (float[n, 32] x) => (float[n, 32] y, float[n, 32] z) {
+    c = Constant <value_floats = [LARGE]> ()
+    y = Add(x, c)
+    z = local.f(x)
+}
+<opset_import: ["" : 20], domain: "local">
+f (a) => (b) {
+    c = Constant <value = float[32] {SMALL}> ()
+    b = Add(a, c)
+}"""
+
+
+def test_a_function_s_constant_is_not_the_main_graph_s_of_that_name():
+    text = FUNCTION.replace("value_floats = [LARGE]", f"value = float[32] {{{', '.join(['2.0'] * 32)}}}")
+    text = text.replace("SMALL", ", ".join(["1.0"] * 32))
+    header = HEADER.replace('"" : 20', '"" : 20, "local" : 1')
+    model = ir.from_proto(onnx.parser.parse_model(header + text))
+    y, z = lowered(model, {"x": np.zeros((1, 32), np.float32)})
+    assert (y == 2).all()
+    assert (z == 1).all()
+
+
 @pytest.mark.parametrize("trips", [3, 40], ids=["unrolled", "scanned"])
 def test_loop_with_scan_outputs(trips: int):
     check(LOOP.replace("TRIPS", str(trips)), {"x": np.array([1, 2], np.float32)})
