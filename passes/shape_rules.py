@@ -187,11 +187,13 @@ def _slice(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     if shape is None or len(node.inputs) < 3:
         return None
     starts, ends = facts.content(node.inputs[1]), facts.content(node.inputs[2])
-    count = max((len(content.elements) for content in (starts, ends) if content is not None), default=0)
-    axes = facts.content(input_at(node, 3)) if input_at(node, 3) is not None else Content(_run(count))
-    steps = facts.content(input_at(node, 4)) if input_at(node, 4) is not None else Content((Dim(1),) * count)
+    axes = facts.content(input_at(node, 3))
+    if input_at(node, 3) is None:  # the first axes, as many as there are bounds
+        axes = next((Content(_run(len(bound.elements))) for bound in (starts, ends) if bound is not None), None)
     if axes is None or axes.fixed is None:
         return (None,) * len(shape)
+    one = Content((Dim(1),) * len(axes.fixed))
+    steps = facts.content(input_at(node, 4)) if input_at(node, 4) is not None else one
     result = list(shape)
     for index, axis in enumerate(axes.fixed):
         at = axis % max(len(shape), 1)

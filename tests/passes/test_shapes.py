@@ -65,6 +65,22 @@ def test_the_shape_follows_and_is_what_the_runtime_makes(expression: str) -> Non
             )
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("", (None, None)), (", both", (None, None)), (", both, ones", (None, None)), (", second", (8, None))],
+)
+def test_a_slice_with_bounds_that_vary_has_no_known_length(given: str, expected: tuple[int | None, ...]) -> None:
+    model = graph_from(
+        f"""g (float[8,10] x, int64[N] s, int64[N] e) => (float[A,B] y) {{
+            both = Constant <value = int64[2] {{0, 1}}> () ones = Constant <value = int64[2] {{1, 1}}> ()
+            second = Constant <value = int64[1] {{1}}> ()
+            r = Slice (x, s, e{given}) y = Relu (r) }}"""
+    )
+    infer_shapes(model)
+    (sliced,) = (node.outputs[0] for node in model.graph if node.op_type == "Slice")
+    assert dims_of(sliced) == expected
+
+
 def test_a_stated_dimension_is_never_changed() -> None:
     model = graph_from("g (float[B,4] x) => (float[C,4] y) { y = Relu (x) }")
     infer_shapes(model)
