@@ -200,6 +200,7 @@ def _externalize(model: ir.Model, file: Path, location: str) -> bool:
                 large.append(value)
             elif isinstance(tensor, ir.ExternalTensor):
                 value.const_value = read_tensor(tensor)
+    read_attributes(model)
     if not large:
         return False
     with file.open("wb") as stream:
@@ -262,6 +263,17 @@ def proto_without_weights(model: ir.Model, *, max_bytes: int = INLINE_LIMIT_BYTE
             )
     proto: onnx.ModelProto = ir.to_proto(copy)
     return proto
+
+
+def read_attributes(model: ir.Model) -> None:
+    """Read in, in place, the tensors of node attributes that lie in another file: only initializers may stay there."""
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, read_tensor(attribute.value))
 
 
 def read_tensor(tensor: ir.ExternalTensor) -> ir.TensorProtocol:

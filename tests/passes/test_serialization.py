@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from passes import serialization
+from passes.check import run_model
 from passes.errors import BadModel, UsageError
 from passes.serialization import ALIGNMENT_BYTES, load_model, proto_without_weights, save_model
 from tests.support.rewriting import add_weights, graph_from, random_array
@@ -197,6 +198,41 @@ def test_the_model_without_weights_is_small_and_infers(tmp_path: Path) -> None:
     inferred = onnx.shape_inference.infer_shapes(proto)
     assert {info.name for info in inferred.graph.value_info} >= {"a", "b", "c"}
     _assert_same(_model(), model)
+
+
+@pytest.mark.parametrize("has_weight", [True, False])
+def test_a_tensor_of_a_node_attribute_in_another_file_is_saved_inside_the_model(
+    tmp_path: Path, *, has_weight: bool
+) -> None:
+    array, weight = random_array(16), random_array(16, 32)
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (bool c, float[16] x) => (float[16] y, float[n] z) {
+            y = If (c) <then_branch = t () => (float[16] t_y) { k = Constant () t_y = Add (x, k) },
+                        else_branch = e () => (float[16] e_y) { e_y = Neg (x) }>
+            z = Identity (x)
+        }"""
+    )
+    if has_weight:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+        proto.graph.node[1].CopyFrom(onnx.helper.make_node("MatMul", ["x", "w"], ["z"]))
+    constant = proto.graph.node[0].attribute[0].g.node[0]
+    constant.attribute.append(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(array, "k")))
+    (tmp_path / "source").mkdir()
+    onnx.save_model(
+        proto,
+        tmp_path / "source" / "m.onnx",
+        save_as_external_data=True,
+        location="m.bin",
+        size_threshold=10,
+        convert_attribute=True,
+    )
+    loaded = load_model(tmp_path / "source" / "m.onnx")
+    save_model(loaded, tmp_path / "m.onnx")
+    (tmp_path / "source" / "m.bin").unlink()
+    feeds = ({"c": np.array(True), "x": random_array(16, seed=1)},)
+    result = run_model(load_model(tmp_path / "m.onnx"), feeds)[0]["y"]
+    np.testing.assert_array_equal(result, feeds[0]["x"] + array)
 
 
 def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
