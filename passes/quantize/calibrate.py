@@ -9,16 +9,16 @@ import numpy as np
 
 from passes.base import Event
 from passes.errors import UsageError
-from passes.quantize.exposure import ExposedGraph, run, size_name
+from passes.quantize.exposure import ExposedGraph, run
 from passes.quantize.histogram import ChannelStatistics, Histogram
 from passes.quantize.range_methods import RangeMethod, range_from_histogram
 from passes.quantize.ranges import ActivationRange, Ranges
 from passes.quantize.signal import RULE, signal_values
+from passes.quantize.value_groups import ValueGroups
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx_ir as ir
-    import onnxruntime as ort
 
 GROUP_BYTES = 512 << 20
 """Inner values held at once; a sample whose values need more is run several times, a group of values each time."""
@@ -52,12 +52,10 @@ def calibrate(
     statistics = {name: Histogram() for name in names}
     axes = _channel_axes(model)
     channels = {name: ChannelStatistics(axes[name]) for name in names if name in axes}
-    groups: list[tuple[list[str], ort.InferenceSession]] = []
+    plan = ValueGroups(exposed, names, group_bytes)
     done = 0
     for feeds in samples:
-        if not groups:
-            groups = _groups(exposed, names, feeds, group_bytes)
-        for group, session in groups:
+        for group, session in plan.groups(feeds, sample=done):
             for name, array in zip(group, run(session, feeds, sample=done), strict=True):
                 floats = np.asarray(array, dtype=np.float32)
                 statistics[name].add(floats)
@@ -101,27 +99,10 @@ def _channel_axes(model: ir.Model) -> dict[str, int]:
     axes: dict[str, int] = {}
     for node in model.graph:
         first = node.inputs[0] if node.inputs else None
+        if node.attributes.get_int("transA", 0):
+            continue  # its channels lie along axis 0, and nothing is computed from them
         if node.op_type in _CHANNEL_AXIS and first is not None and first.name and len(node.inputs) > 1:
             weight = node.inputs[1]
             if weight is not None and weight.const_value is not None:
                 axes.setdefault(first.name, _CHANNEL_AXIS[node.op_type])
     return axes
-
-
-def _groups(
-    exposed: ExposedGraph, names: Sequence[str], feeds: Mapping[str, npt.NDArray[np.generic]], group_bytes: int
-) -> list[tuple[list[str], ort.InferenceSession]]:
-    """Return the names in groups whose values of this sample stay below `group_bytes`, each with its session."""
-    outputs = [size_name(index) for index in range(len(names))]
-    session = exposed.session(names, sizes_only=True)
-    assert [output.name for output in session.get_outputs()] == outputs
-    groups: list[list[str]] = [[]]
-    held = 0
-    for name, elements in zip(names, run(session, feeds, sample=0), strict=True):
-        size_bytes = int(elements) * 4
-        if groups[-1] and held + size_bytes > group_bytes:
-            groups.append([])
-            held = 0
-        groups[-1].append(name)
-        held += size_bytes
-    return [(group, exposed.session(group)) for group in groups]

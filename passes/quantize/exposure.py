@@ -108,4 +108,23 @@ def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, npt.ND
             )
         elif isinstance(tensor, ir.ExternalTensor):
             value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=name)
+    _read_in_the_rest(clone)
     return ir.to_proto(clone), weights
+
+
+def _read_in_the_rest(clone: ir.Model) -> None:
+    """Read in what lies in a file and can't be handed over: tensors of subgraphs and of node attributes."""
+    import onnx_ir as ir
+
+    def read(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        return ir.Tensor(np.asarray(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
+
+    for graph in clone.graphs():
+        if graph is not clone.graph:
+            for value in graph.initializers.values():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    value.const_value = read(value.const_value)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, read(attribute.value))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
 from passes.errors import UsageError
 from passes.quantize.calibrate import calibrate
+from passes.quantize.exposure import ExposedGraph
 from passes.quantize.range_methods import RANGE_METHODS
+from passes.quantize.value_groups import ValueGroups
 from passes.serialization import load_model, save_model
 from tests.support.rewriting import add_weights, graph_from, random_array
 
@@ -80,6 +83,59 @@ def test_weights_in_a_file_are_shared_not_copied(tmp_path: Path) -> None:
     ranges = calibrate(loaded, [{"x": random_array(4, 64)}])
     assert isinstance(loaded.graph.initializers["w"].const_value, ir.ExternalTensor)
     assert len(ranges["x"].channels.low) == 64  # type: ignore[union-attr]
+
+
+def test_a_branchs_weights_in_a_file_are_read_in(tmp_path: Path) -> None:
+    text = """g (float[N,64] x, bool p) => (float[N,64] y) {
+        y = If (p) <then_branch = t () => (float[N,64] b) { b = MatMul (x, w) },
+                    else_branch = e () => (float[N,64] c) { k = Constant <value_int = 2> () f = CastLike (k, x)
+                                                           c = Mul (x, f) }>
+    }"""
+    model = graph_from(text.replace("t () =>", "t (float[64,64] w) =>"))
+    branch = next(node for node in model.graph if node.op_type == "If").attributes["then_branch"].as_graph()
+    weight = branch.inputs.pop(0)
+    weight.const_value = ir.Tensor(random_array(64, 64), name="w")
+    branch.register_initializer(weight)
+    ir.save(model, tmp_path / "m.onnx", external_data="m.bin", size_threshold_bytes=0)
+    loaded = load_model(tmp_path / "m.onnx")
+    (kept,) = (value for graph in loaded.graphs() for value in graph.initializers.values())
+    assert isinstance(kept.const_value, ir.ExternalTensor)
+    assert set(calibrate(loaded, [{"x": random_array(4, 64), "p": np.array(True)}])) == {"x", "y"}
+    assert isinstance(kept.const_value, ir.ExternalTensor)
+
+
+def test_a_constants_tensor_in_a_file_is_read_in(tmp_path: Path) -> None:
+    model = graph_from("g (float[N,64] x, float[64,64] w) => (float[N,64] y) { y = MatMul (x, w) }")
+    proto = ir.to_proto(add_weights(model, w=random_array(64, 64)))
+    tensor = proto.graph.initializer.pop()
+    constant = onnx.helper.make_node("Constant", [], ["w"], value=tensor)
+    proto.graph.node.insert(0, constant)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", convert_attribute=True)
+    loaded = load_model(tmp_path / "m.onnx")
+    assert isinstance(loaded.graph[0].attributes["value"].value, ir.ExternalTensor)
+    assert "y" in calibrate(loaded, [{"x": random_array(4, 64)}])
+
+
+def test_a_larger_sample_is_planned_for_and_a_smaller_one_is_not() -> None:
+    text = "g (float[N,M] x) => (float[N,M] c) { a = Tanh (x) b = Sigmoid (a) c = Exp (b) }"
+    plan = ValueGroups(ExposedGraph(graph_from(text), threads=1), ("a", "b", "c"), 1000)
+
+    def groups(*shape: int) -> list[tuple[str, ...]]:
+        return [names for names, _ in plan.groups({"x": random_array(*shape)}, sample=0)]
+
+    assert groups(1, 16) == [("a", "b", "c")]
+    assert groups(7, 16) == [("a", "b"), ("c",)]
+    assert groups(16, 7) == [("a", "b"), ("c",)]
+    before = plan.groups({"x": random_array(1, 16)}, sample=0)
+    assert groups(1000, 16) == [("a",), ("b",), ("c",)]
+    assert plan.groups({"x": random_array(3, 3)}, sample=0)[2] == before[1], "an unchanged group keeps its session"
+
+
+def test_a_transposed_batch_may_vary() -> None:
+    text = "g (float[16,N] x, float[16,8] w) => (float[N,8] y) { y = Gemm <transA = 1> (x, w) }"
+    model = add_weights(graph_from(text), w=random_array(16, 8))
+    ranges = calibrate(model, [{"x": random_array(16, size)} for size in (3, 5, 1)])
+    assert set(ranges) == {"x", "y"}
 
 
 @pytest.mark.parametrize(
