@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
 from exporter.sources import open_source
-from exporter.sources.base import Source
+from exporter.sources.base import Feeds, Source
 from passes.errors import UsageError
 from targets.base import PRECISIONS, DimRange, Precision, TensorSpec
 
@@ -59,6 +60,7 @@ def read_original(
     source = open_source(recipe.source, samples=given)
     inputs = source.inputs()
     _check_mask(recipe.padding_mask, inputs)
+    _check_dims(recipe.dims, inputs)
     held_out = given.fitting(inputs) if given is not None else _example(source)
     calibration = calibration.fitting(inputs) if calibration is not None else None
     notes = [] if given is not None else ["Verified on the source's own example only: give --samples for more."]
@@ -67,7 +69,7 @@ def read_original(
     example = source.example()
     traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()
     varied = vary_batches(held_out, inputs, dims=recipe.dims, traced=traced)
-    dims = _widened(dims_from_samples(inputs, held_out), dims_from_samples(inputs, varied)) | dict(recipe.dims)
+    dims = dims_from_samples(inputs, held_out)
     progress.done()
     progress.stage("run the original")
     with source.reference(threads=recipe.thread_count) as reference:
@@ -75,6 +77,7 @@ def read_original(
             held_out, reference, work / "references", further=varied, advance=progress.advance
         )
     progress.done()
+    dims = _widened(dims, dims_from_samples(inputs, _further_feeds(references))) | dict(recipe.dims)
     return Original(
         source=source,
         sha256=source.sha256(),
@@ -100,6 +103,12 @@ def read_original(
 def judged_precision(original: Original, precision: Precision) -> Precision:
     """Return the row of tolerances for a result in `precision`: the coarser of it and the original's own."""
     return max(precision, original.precision, key=PRECISIONS.index)
+
+
+def _further_feeds(references: ReferenceOutputs) -> Iterator[Feeds]:
+    """Yield the batches made of the user's samples that the original took: artifacts need serve no others."""
+    further = replace(references, files=references.files[len(references) - references.further :])
+    return (feeds for feeds, _ in further)
 
 
 def _widened(own: Mapping[str, DimRange], further: Mapping[str, DimRange]) -> dict[str, DimRange]:
@@ -141,3 +150,15 @@ def _check_mask(name: str | None, inputs: Sequence[TensorSpec]) -> None:
         )
     if len(spec.shape) != 2:
         raise UsageError(f"The padding mask must be of shape [batch, sequence]; it is {spec}.")
+
+
+def _check_dims(dims: Mapping[str, DimRange], inputs: Sequence[TensorSpec]) -> None:
+    known = list(dict.fromkeys(dim for spec in inputs for dim in spec.shape if isinstance(dim, str)))
+    for name in dims:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise UsageError(
+                f"There is no dimension '{name}' in the model's inputs.",
+                hint=f"{hint}The inputs are: {'; '.join(map(str, inputs))}",
+            )
