@@ -40,7 +40,7 @@ class TorchSource:
     _sha256: str = field(default="", repr=False)
 
     def sha256(self) -> str:
-        """Return a hash over the builder's file, the module's class and weights, its example's sizes, and torch."""
+        """Return a hash over the builder's file and name, the module's layers and weights, and torch's version."""
         if not self._sha256:
             self._sha256 = _digest(self)
         return self._sha256
