@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
 from passes.matching import opset_of
+from passes.serialization import read_attributes, read_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -94,6 +95,7 @@ def _converted(model: ir.Model, target: int) -> ir.Graph:
         value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         if name not in declared:
             copy.graph.inputs.append(value)
+    _read_in(copy)
     proto = onnx.version_converter.convert_version(ir.to_proto(copy), target)
     graph: ir.Graph = ir.from_proto(proto).graph
     _check_interface(model.graph, graph, extra=set(large) - declared)
@@ -107,6 +109,17 @@ def _converted(model: ir.Model, target: int) -> ir.Graph:
     graph.metadata_props.update(model.graph.metadata_props)
     graph.name, graph.doc_string = model.graph.name, model.graph.doc_string
     return graph
+
+
+def _read_in(model: ir.Model) -> None:
+    """Read, in place, every tensor that lies in a file: protobuf does not say in which folder that file is."""
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = read_tensor(value.const_value)
+    read_attributes(model)
 
 
 def _check_interface(old: ir.Graph, new: ir.Graph, *, extra: set[str]) -> None:

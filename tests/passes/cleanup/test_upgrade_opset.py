@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from passes.cleanup.upgrade_opset import UpgradeOpset
 from passes.matching import opset_of
+from passes.serialization import load_model, save_model
 from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
 
 OLD = {
@@ -66,6 +70,41 @@ def test_large_weights_names_and_metadata_survive_the_converter() -> None:
     assert [value.name for value in after.graph.inputs] == ["x"]
 
 
+def test_small_weights_in_a_file_are_read_from_the_folder_of_the_model(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    text = "g (float[N,20] x, float[20,20] w) => (float[N,20] y) { a = MatMul (x, w) y = Relu (a) }"
+    save_model(add_weights(graph_from(text, opset=13), w=random_array(20, 20)), tmp_path / "m.onnx")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "m.onnx.data").write_bytes(bytes(1600))  # must not be taken for the weights
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = load_model(tmp_path / "m.onnx")
+    assert isinstance(loaded.graph.initializers["w"].const_value, ir.ExternalTensor)
+    after, result = rewrite(loaded, UpgradeOpset(), is_exact=True)
+    assert [event.rule for event in result.applied] == ["13-to-23"]
+    save_model(after, tmp_path / "after.onnx")
+    saved = load_model(tmp_path / "after.onnx").graph.initializers["w"].const_value
+    assert saved is not None
+    np.testing.assert_array_equal(saved.numpy(), random_array(20, 20))
+
+
+def test_weights_of_a_branch_in_a_file_are_read_from_the_folder_of_the_model(tmp_path: Path) -> None:
+    model = graph_from(
+        """g (bool c, float[20] x) => (float[20] y) {
+            y = If (c) <then_branch = t () => (float[20] ty) <float[20,20] w> { ty = MatMul (x, w) },
+                        else_branch = e () => (float[20] ey) { ey = Neg (x) }>
+        }""",
+        opset=13,
+    )
+    (branch,) = (graph for graph in model.graphs() if graph.name == "t")
+    value = next(value for node in branch for value in node.inputs if value is not None and value.name == "w")
+    if value in branch.inputs:
+        branch.inputs.remove(value)
+    value.const_value = ir.Tensor(random_array(20, 20), name="w")
+    branch.register_initializer(value)
+    save_model(model, tmp_path / "m.onnx")
+    _, result = rewrite(load_model(tmp_path / "m.onnx"), UpgradeOpset(), is_exact=True)
+    assert [event.rule for event in result.applied] == ["13-to-23"]
+
+
 def test_a_model_with_functions_is_refused() -> None:
     model = graph_from(
         """g (float[2] x) => (float[2] y) { y = my.f (x) }
@@ -82,8 +121,6 @@ def test_what_the_converter_cannot_take_is_refused_and_kept() -> None:
     model = graph_from('g (float[2,3] x) => (float[2,3] y) { y = Upsample <mode = "nearest"> (x, s) }', opset=9)
     value = next(value for node in model.graph for value in node.inputs if value is not None and value.name == "s")
     model.graph.inputs.append(value)
-    import onnx_ir as ir
-
     value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([2])
     feeds = ({"x": random_array(2, 3), "s": np.ones(2, np.float32)},)
     after, result = rewrite(model, UpgradeOpset(), feeds=feeds)
