@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path, *, verify_files: bool = True) -> Manifest:
     """Return the manifest of an artifact folder.
 
-    Raises ArtifactRefused when it is missing, unreadable, of another format version, names a file outside the folder,
-    or a file is missing or was changed.
+    Raises ArtifactRefused when it is missing, unreadable, of another format version, names no file or one outside the
+    folder, or a file is missing or was changed.
     """
     path = folder / FILE_NAME
     try:
@@ -95,18 +95,73 @@ def _manifest_from_json(path: Path, data: object) -> Manifest:
             hint="Build the artifact again with this version.",
         )
     known = {entry.name for entry in fields(Manifest)}
-    try:
-        values = {key: value for key, value in data.items() if key in known}
-        for key in ("inputs", "outputs"):
-            values[key] = tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in values[key])
-        values["waived"] = tuple(values.get("waived", ()))
-        return Manifest(**values)
-    except (KeyError, TypeError) as error:
-        raise ArtifactRefused(f"{path} is not an artifact's manifest: {error}", hint="Build it again.") from error
+    values = {key: value for key, value in data.items() if key in known}
+    lacking = [key for key in ("target", "precision", "inputs", "outputs", "files") if key not in values]
+    if lacking or (unfit := [key for key, is_fit in _FIELDS.items() if key in values and not is_fit(values[key])]):
+        what = f"it lacks {', '.join(lacking)}" if lacking else f"{', '.join(unfit)} cannot hold that"
+        raise ArtifactRefused(f"{path} is not an artifact's manifest: {what}.", hint="Build it again.")
+    for key in ("inputs", "outputs"):
+        values[key] = tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in values[key])
+    values["waived"] = tuple(values.get("waived", ()))
+    return Manifest(**values)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_text_by_name(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_specs(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_spec, value))
+
+
+def _is_spec(value: object) -> bool:
+    if not isinstance(value, dict) or not (_is_text(value.get("name")) and _is_text(value.get("dtype"))):
+        return False
+    shape = value.get("shape")
+    return isinstance(shape, list) and all(size is None or type(size) in (int, str) for size in shape)
+
+
+# Field -> whether what JSON gave for it can be it.
+_FIELDS: Mapping[str, Callable[[object], bool]] = {
+    "target": _is_text,
+    "precision": _is_text,
+    "inputs": _is_specs,
+    "outputs": _is_specs,
+    "files": _is_text_by_name,
+    "settings": _is_text_by_name,
+    "versions": _is_text_by_name,
+    "device": _is_text,
+    "runs_here": lambda value: isinstance(value, bool),
+    "pipeline": _is_text,
+    "details": lambda value: isinstance(value, dict),
+    "source_sha256": _is_text,
+    "verdicts": _is_text_by_name,
+    "waived": _is_texts,
+}
+
+
+def checked_file(folder: Path, manifest: Manifest, name: str) -> Path:
+    """Return the path of a file that the manifest has the hash of; raises ArtifactRefused for any other file."""
+    if name not in manifest.files:
+        raise ArtifactRefused(
+            f"The manifest of the artifact has no hash of {name}, so it is not loaded.",
+            hint="Build the artifact again.",
+        )
+    return folder / name
 
 
 def _verify_files(folder: Path, manifest: Manifest) -> None:
     root = folder.resolve()
+    if not manifest.files:
+        raise ArtifactRefused(f"The manifest of {folder} names no file.", hint="Build the artifact again.")
     for name, expected in manifest.files.items():
         path = (folder / name).resolve()
         if not path.is_relative_to(root):

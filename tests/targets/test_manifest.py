@@ -10,7 +10,7 @@ import pytest
 
 from passes.errors import ArtifactRefused, ExitCode
 from targets.base import TensorSpec
-from targets.manifest import FILE_NAME, FORMAT_VERSION, Manifest, hashes_of, read_manifest, write_manifest
+from targets.manifest import FILE_NAME, FORMAT_VERSION, Manifest, checked_file, hashes_of, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -87,6 +87,37 @@ def test_refuses_one_that_lacks_a_field(folder: Path, key: str):
     assert "is not an artifact's manifest" in refusal(folder).message
 
 
+WRONG_TYPES = {
+    "target": [None, 1],
+    "precision": [None],
+    "inputs": [None, {}, ["x"], [{"name": "x", "dtype": 1, "shape": []}], [{"name": "x", "dtype": "float32"}]],
+    "outputs": [[{"name": None, "dtype": "float32", "shape": []}], [{"name": "y", "dtype": "int8", "shape": [1.5]}]],
+    "files": [None, [], {"model.bin": 1}],
+    "settings": [None, [], {"threads": 1}],
+    "versions": [None, [], {"runtime": None}],
+    "device": [None],
+    "runs_here": [None, "yes"],
+    "pipeline": [[]],
+    "details": [None, []],
+    "source_sha256": [None],
+    "verdicts": [None, [], {"execution": True}],
+    "waived": [None, "execution", [1]],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_TYPES.items() for value in values])
+def test_refuses_a_field_of_another_type(folder: Path, key: str, value: object):
+    data = json.loads((folder / FILE_NAME).read_text())
+    (folder / FILE_NAME).write_text(json.dumps({**data, key: value}))
+    message = refusal(folder).message
+    assert "is not an artifact's manifest" in message
+    assert f"{key} cannot hold that" in message
+
+
+def test_every_field_is_checked():
+    assert set(WRONG_TYPES) == {entry.name for entry in dataclasses.fields(Manifest)} - {"format_version"}
+
+
 def test_ignores_a_field_of_a_later_minor_version(folder: Path):
     data = json.loads((folder / FILE_NAME).read_text())
     (folder / FILE_NAME).write_text(json.dumps({**data, "later": 1}))
@@ -119,3 +150,15 @@ def test_refuses_a_link_out_of_the_folder(folder: Path):
     (folder / "model.bin").unlink()
     (folder / "model.bin").symlink_to(outside)
     assert "outside its folder" in refusal(folder).message
+
+
+def test_refuses_one_that_names_no_file(folder: Path):
+    write_manifest(folder, manifest_of(folder, files={}))
+    assert "names no file" in refusal(folder).message
+
+
+def test_a_file_without_a_hash_is_not_given(folder: Path):
+    (folder / "other.bin").write_bytes(b"")
+    assert checked_file(folder, read_manifest(folder), "model.bin") == folder / "model.bin"
+    with pytest.raises(ArtifactRefused, match=r"no hash of other\.bin"):
+        checked_file(folder, read_manifest(folder), "other.bin")
