@@ -60,9 +60,10 @@ class FoldConstants(Pass):
             return
         if any(output.is_graph_output() for output in node.outputs) or not recorder.may_apply(node, node.op_type):
             return
+        main = editor.model.graph
         for output, array in zip(node.outputs, arrays, strict=True):
             if array is not None and output.uses():
-                _become_constant(output, editor.constant(array, f"{output.name}"))
+                _become_constant(output, editor.constant(array, f"{output.name}"), keeps_name=node.graph is main)
         if is_dead(node):
             editor.drop(node)
 
@@ -77,11 +78,13 @@ def _is_foldable(node: ir.Node) -> bool:
     return all(value is None or constant_tensor(value) is not None for value in node.inputs)
 
 
-def _become_constant(old: ir.Value, new: ir.Value) -> None:
+def _become_constant(old: ir.Value, new: ir.Value, *, keeps_name: bool) -> None:
+    """Let the initializer `new` replace `old`; a subgraph's name may have another meaning in a sibling subgraph."""
     name = str(old.name)
     old.replace_all_uses_with(new)
-    old.name = None
-    new.name = name
+    if keeps_name:
+        old.name = None
+        new.name = name
 
 
 def _lift(node: ir.Node, recorder: Recorder) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from passes.cleanup.fold_constants import FoldConstants
@@ -22,6 +24,22 @@ def test_a_chain_of_constants_becomes_one_initializer_under_its_own_name() -> No
     assert operators(after) == ["Add"]
     assert constant_array(after.graph.initializers["six"]).tolist() == [6.0]
     assert [event.rule for event in result.applied] == ["Constant", "Constant", "Mul"]
+
+
+def test_a_name_that_sibling_branches_share_stays_their_own() -> None:
+    model = graph_from(
+        """g (bool c, float[2] x) => (float[2] y) {
+            two = Constant <value = float {2.0}> ()
+            y = If (c) <
+                then_branch = t () => (float[2] ty) { k = Mul (two, two) ty = Add (x, k) },
+                else_branch = e () => (float[2] ey) { k = Neg (x) ey = Add (k, two) }>
+        }"""
+    )
+    feeds = tuple({"c": np.array(flag), "x": random_array(2)} for flag in (True, False))
+    after, result = rewrite(model, FoldConstants(), feeds=feeds, is_exact=True)
+    assert [event.rule for event in result.applied] == ["Constant", "Mul"]
+    assert "k" not in after.graph.initializers
+    onnx.checker.check_model(ir.to_proto(after), full_check=True)
 
 
 @pytest.mark.parametrize(
