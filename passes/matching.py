@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 SMALL_BYTES = 65536
 """Constants up to this size may be read to decide whether a pattern matches; larger ones are weights."""
 
+FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+"""The types that operators of floating-point arithmetic, such as Gemm and Sum, take."""
+
 _CONSTANT_ATTRIBUTES = ("value", "value_float", "value_floats", "value_int", "value_ints", "value_string")
 
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.dimensions import broadcasts_into
 from passes.editing import Editor
-from passes.matching import constant_tensor, is_op, operand_pairs, opset_of, other_readers, producer_of
+from passes.matching import FLOATS, constant_tensor, is_op, operand_pairs, opset_of, other_readers, producer_of
 from passes.shapes import infer_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-_FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class FuseMatmulAdd(Pass):
                     shapes = [facts.shape(value) for value in (*matmul.inputs, product)]
                     if any(shape is None or len(shape) != 2 for shape in shapes):
                         break
-                    if product.dtype is None or product.dtype.name not in _FLOATS:
+                    if product.dtype is None or product.dtype.name not in FLOATS:
                         break
                     bias_shape = facts.shape(bias)
                     reason = other_readers(product, node)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.dimensions import broadcasts_into
 from passes.editing import Editor
-from passes.matching import constant_tensor, is_op, operand_pairs, other_readers, producer_of
+from passes.matching import FLOATS, constant_tensor, is_op, operand_pairs, other_readers, producer_of
 from passes.shapes import infer_shapes
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ class FuseSum(Pass):
     """Join (MatMul + bias) + residual to Sum(MatMul, bias, residual), added in the same order.
 
     The form of a transformer's residual connection: it says in one operator what a runtime does in one sweep over the
-    data; `expand-sum` takes it apart for one that does not. Refuses when the biased product has another reader, or the
-    bias does not provably broadcast to the product.
+    data; `expand-sum` takes it apart for one that does not. Refuses when the biased product has another reader, the
+    bias does not provably broadcast to the product, or they are not floating-point numbers, which alone Sum takes.
     """
 
     name: ClassVar[str] = "fuse-sum"
@@ -44,6 +44,9 @@ class FuseSum(Pass):
                     broadcasts_into(facts.shape(bias), shape) and broadcasts_into(facts.shape(residual), shape)
                 ):
                     reason = "bias and residual do not provably broadcast to the product"
+                dtype = bias.dtype  # a constant's is known; product and residual have the same
+                if not reason and (dtype is None or dtype.name not in FLOATS):
+                    reason = f"Sum does not take {'numbers of unknown type' if dtype is None else dtype.name}"
                 if reason:
                     recorder.refuse(node, reason)
                 elif recorder.may_apply(node):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from passes.fusion.fuse_sum import FuseSum
@@ -31,3 +32,12 @@ def test_a_residual_that_grows_the_product_is_refused() -> None:
     model = _model("p = MatMul (x, w) q = Add (p, b) y = Add (q, r)", outputs="float[2,N,S,3] y", residual="2,N,S,3")
     _, result = rewrite(model, FuseSum(), is_exact=True)
     assert reasons(result) == ["bias and residual do not provably broadcast to the product"]
+
+
+def test_whole_numbers_are_refused_since_sum_does_not_take_them() -> None:
+    text = """g (int32[N,4] x, int32[3] r, int32[4,3] w, int32[3] b) => (int32[N,3] y) {
+        p = MatMul (x, w) q = Add (p, b) y = Add (q, r) }"""
+    weights = {"w": np.arange(12, dtype=np.int32).reshape(4, 3), "b": np.arange(3, dtype=np.int32)}
+    after, result = rewrite(add_weights(graph_from(text), **weights), FuseSum(), is_exact=True)
+    assert operators(after) == ["MatMul", "Add", "Add"]
+    assert reasons(result) == ["Sum does not take INT32"]
