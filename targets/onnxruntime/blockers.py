@@ -12,6 +12,7 @@ from passes.base import node_label
 from passes.errors import Blocker
 from passes.serialization import INLINE_LIMIT_BYTES, save_model
 from targets.onnxruntime.capabilities import OPSET_LIMIT, kernels_of
+from targets.onnxruntime.session import open_session
 from targets.onnxruntime.settings import Settings, provider_is_here, session_options
 from targets.origin import source_line
 from targets.specs import model_inputs, model_outputs
@@ -142,12 +143,8 @@ def _stand_in(value: ir.Value, name: str) -> ir.Value:
 
 def _refusal(alone: bytes, settings: Settings) -> str:
     """Return why the runtime does not load this model, in one line, or the empty string."""
-    import onnxruntime
-
     try:
-        onnxruntime.InferenceSession(
-            alone, session_options(settings, threads=1), providers=onnxruntime.get_available_providers()
-        )
+        open_session(alone, settings, options=session_options(settings, threads=1))
     except Exception as error:  # the runtime raises a dozen classes without a common base
         return cause_from_error(error)
     return ""
@@ -165,8 +162,6 @@ def _loads(model: ir.Model, settings: Settings) -> bool:
     with tempfile.TemporaryDirectory(prefix="graphwright-") as folder:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
-        from targets.onnxruntime.session import open_session
-
         try:
             open_session(path, settings, options=session_options(settings, threads=1))
         except Exception:  # any class, as above

@@ -11,7 +11,7 @@ import numpy as np
 
 from passes.errors import ArtifactRefused, CannotRun, UsageError
 from targets.feeds import check_feeds
-from targets.manifest import read_manifest
+from targets.manifest import checked_file, read_manifest
 from targets.onnxruntime.blockers import cause_from_error
 from targets.onnxruntime.build import MODEL_FILE
 from targets.onnxruntime.session import open_session
@@ -50,19 +50,22 @@ def open_artifact(artifact: Artifact, *, threads: int) -> Iterator[Runner]:
     """
     manifest = read_manifest(artifact.path)
     if manifest.target != "onnxruntime":
-        raise ArtifactRefused(f"{artifact.path} is an artifact of '{manifest.target}', not of 'onnxruntime'.")
+        raise ArtifactRefused(f"The artifact is of '{manifest.target}', not of 'onnxruntime'.")
     try:
         settings = settings_from_text({key: manifest.settings[key] for key in TABLE})
     except (KeyError, UsageError) as error:
-        raise ArtifactRefused(f"The settings of {artifact.path} are not known here: {error}") from error
+        raise ArtifactRefused(f"The settings of the artifact are not known here: {error}") from error
+    for file in artifact.path.glob(MODEL_FILE + "*"):  # the graph and its external data
+        checked_file(artifact.path, manifest, file.name)
+    model = checked_file(artifact.path, manifest, MODEL_FILE)
     try:
-        session = open_session(artifact.path / MODEL_FILE, settings, options=session_options(settings, threads=threads))
+        session = open_session(model, settings, options=session_options(settings, threads=threads))
     except CannotRun:
         raise
     except Exception as error:  # the runtime raises a dozen classes without a common base
         built = manifest.versions.get("onnxruntime", "unknown")
         raise ArtifactRefused(
-            f"ONNX Runtime does not load {artifact.path}: {cause_from_error(error)}",
+            f"ONNX Runtime does not load the artifact: {cause_from_error(error).replace(f'{artifact.path}/', '')}",
             hint=f"It was built with ONNX Runtime {built}.",
         ) from error
     yield OnnxRuntimeRunner(manifest.inputs, manifest.outputs, session)

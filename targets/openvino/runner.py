@@ -11,8 +11,8 @@ import numpy as np
 
 from passes.errors import ArtifactRefused, GraphwrightError, UsageError
 from targets.feeds import check_feeds
-from targets.manifest import read_manifest
-from targets.openvino.build import IR_FILE
+from targets.manifest import checked_file, read_manifest
+from targets.openvino.build import IR_FILE, WEIGHTS_FILE
 from targets.openvino.compiled import compile_ir
 from targets.openvino.conversion import cause_from_error
 from targets.openvino.runtime import load_openvino
@@ -59,19 +59,21 @@ def open_artifact(artifact: Artifact, *, threads: int) -> Iterator[Runner]:
     """
     manifest = read_manifest(artifact.path)
     if manifest.target != "openvino":
-        raise ArtifactRefused(f"{artifact.path} is an artifact of '{manifest.target}', not of 'openvino'.")
+        raise ArtifactRefused(f"The artifact is of '{manifest.target}', not of 'openvino'.")
     try:
         settings = Settings(manifest.settings["device"], manifest.settings["precision_hint"])
     except KeyError as error:
-        raise ArtifactRefused(f"The manifest of {artifact.path} lacks the setting {error}.") from error
+        raise ArtifactRefused(f"The manifest of the artifact lacks the setting {error}.") from error
+    graph, _ = (checked_file(artifact.path, manifest, name) for name in (IR_FILE, WEIGHTS_FILE))
     try:
-        compiled = compile_ir(artifact.path / IR_FILE, settings, threads=threads)
+        compiled = compile_ir(graph, settings, threads=threads)
     except GraphwrightError:
         raise
     except Exception as error:  # plug-ins raise RuntimeError and what their kernels raise
         built = manifest.versions.get("openvino", "unknown")
         raise ArtifactRefused(
-            f"OpenVINO does not load {artifact.path}: {cause_from_error(error)}", hint=f"It was built with {built}."
+            f"OpenVINO does not load the artifact: {cause_from_error(error).replace(f'{artifact.path}/', '')}",
+            hint=f"It was built with {built}.",
         ) from error
     request = compiled.create_infer_request()
     yield OpenVinoRunner(manifest.inputs, manifest.outputs, request, settings.device == "CPU")

@@ -14,7 +14,7 @@ import pytest
 
 from passes.errors import ArtifactRefused, BuildFailed, CannotRun, MissingDependency, UsageError
 from targets.base import Artifact, BuildOptions
-from targets.manifest import read_manifest, write_manifest
+from targets.manifest import hashes_of, read_manifest, write_manifest
 from targets.onnxruntime import session as session_module
 from targets.onnxruntime.session import open_session
 from targets.onnxruntime.settings import Settings, session_options, settings_from_text
@@ -84,6 +84,27 @@ def test_a_session_that_fell_back_is_refused(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(CannotRun, match="CPUExecutionProvider instead of CUDAExecutionProvider"):
         open_session(b"", settings, options=None)
     open_session(b"", CPU, options=None)
+
+
+def test_nodes_are_asked_about_on_the_chosen_provider_alone(monkeypatch: pytest.MonkeyPatch):
+    """ONNX Runtime refuses a session that lists the CPU's provider and forbids falling back to it."""
+    import onnxruntime
+
+    asked = []
+
+    class Session:
+        def __init__(self, source: bytes, options: onnxruntime.SessionOptions, *, providers: list[str]) -> None:
+            asked.append((options.get_session_config_entry("session.disable_cpu_ep_fallback"), providers))
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    here = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: here)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    model = model_from("g (float[n] x) => (float[n] y) { y = Relu(x) }")
+    assert TARGET.blockers(model, BuildOptions(settings={"provider": "cuda"})) == ()
+    assert asked == [("1", ["CUDAExecutionProvider"])]
 
 
 @pytest.mark.parametrize("given", [{"provider": "cud"}, {"optimization": "full"}, {"spinning": "yes"}, {"thread": "1"}])
@@ -198,6 +219,32 @@ def test_another_targets_artifact_is_refused(tmp_path: Path):
     write_manifest(tmp_path, dataclasses.replace(artifact.manifest, target="elsewhere"))
     with pytest.raises(ArtifactRefused, match="'elsewhere'"), TARGET.open(artifact):
         pass
+
+
+@pytest.mark.parametrize("unlisted", ["model.onnx", "model.onnx.data"])
+def test_a_file_that_the_manifest_does_not_list_is_not_loaded(tmp_path: Path, unlisted: str):
+    artifact = build(tmp_path)
+    (tmp_path / "model.onnx.data").write_bytes(b"data")
+    files = hashes_of(tmp_path, {"model.onnx", "model.onnx.data"} - {unlisted})
+    write_manifest(tmp_path, dataclasses.replace(artifact.manifest, files=files))
+    with pytest.raises(ArtifactRefused, match=f"no hash of {unlisted},"), TARGET.open(artifact):
+        pass
+
+
+def test_refusals_name_no_folder(tmp_path: Path):
+    """They reach a report, and the folder is then the build's scratch."""
+    artifact = build(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    unreadable = dataclasses.replace(artifact.manifest, files=hashes_of(tmp_path, ["model.onnx"]))
+    for manifest in (
+        unreadable,
+        dataclasses.replace(unreadable, target="elsewhere"),
+        dataclasses.replace(unreadable, settings={}),
+    ):
+        write_manifest(tmp_path, manifest)
+        with pytest.raises(ArtifactRefused) as refused, TARGET.open(artifact):
+            pass
+        assert str(tmp_path) not in refused.value.message
 
 
 def test_a_manifest_without_settings_is_refused(tmp_path: Path):

@@ -15,7 +15,7 @@ import pytest
 
 from passes.errors import ArtifactRefused, BuildFailed, CannotRun, MissingDependency, UsageError
 from targets.base import Artifact, BuildOptions
-from targets.manifest import write_manifest
+from targets.manifest import hashes_of, write_manifest
 from targets.openvino.capabilities import optimizations_of
 from targets.openvino.compiled import compile_ir
 from targets.openvino.conversion import cause_from_error, name_ports, verify_ports
@@ -313,6 +313,31 @@ def test_another_targets_artifact_is_refused(tmp_path: Path):
     write_manifest(tmp_path, dataclasses.replace(artifact.manifest, target="elsewhere"))
     with pytest.raises(ArtifactRefused, match="'elsewhere'"), TARGET.open(artifact):
         pass
+
+
+@pytest.mark.parametrize("unlisted", ["openvino.xml", "openvino.bin"])
+def test_a_file_that_the_manifest_does_not_list_is_not_loaded(tmp_path: Path, unlisted: str):
+    artifact = build(tmp_path)
+    files = {name: digest for name, digest in artifact.manifest.files.items() if name != unlisted}
+    write_manifest(tmp_path, dataclasses.replace(artifact.manifest, files=files))
+    with pytest.raises(ArtifactRefused, match=f"no hash of {unlisted},"), TARGET.open(artifact):
+        pass
+
+
+def test_refusals_name_no_folder(tmp_path: Path):
+    """They reach a report, and the folder is then the build's scratch."""
+    artifact = build(tmp_path)
+    (tmp_path / "openvino.xml").write_bytes(b"no graph")
+    unreadable = dataclasses.replace(artifact.manifest, files=hashes_of(tmp_path, artifact.manifest.files))
+    for manifest in (
+        unreadable,
+        dataclasses.replace(unreadable, target="elsewhere"),
+        dataclasses.replace(unreadable, settings={}),
+    ):
+        write_manifest(tmp_path, manifest)
+        with pytest.raises(ArtifactRefused) as refused, TARGET.open(artifact):
+            pass
+        assert str(tmp_path) not in refused.value.message
 
 
 def test_causes_leave_out_the_runtimes_source_lines():
