@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from ctypes.util import find_library
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,42 @@ def test_without_architecture_and_gpu_the_onnx_is_made_and_says_so(build: Build)
     assert "no compute capability is named" in artifact.manifest.details["no_engine_because"]
     with pytest.raises(CannotRun, match="no engine"), TensorRtTarget().open(artifact):
         pass
+
+
+def test_an_engine_that_the_manifest_has_no_hash_of_is_not_loaded(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "find_gpu", lambda: Gpu("L4", 89))
+    artifact = build(CNN, settings={}, dims={})
+    (artifact.path / "other.plan").write_bytes(b"plan")
+    artifact.manifest.details["engines"] = {"89": {"file": "other.plan", "version": "1"}}
+    manifest = replace(artifact.manifest, settings=artifact.manifest.settings | {"backend": "rtx"})
+    with pytest.raises(ArtifactRefused, match=r"no hash of other\.plan"):
+        TensorRtTarget().open(Artifact(artifact.path, manifest)).__enter__()
+    with pytest.raises(ArtifactRefused, match="backend 'none' is not known"):
+        TensorRtTarget().open(artifact).__enter__()
+
+
+@pytest.mark.parametrize(
+    "engines", [None, [], {"89": None}, {"89": {}}, {"new": {"file": "e", "version": "1"}}, {"89": {"file": 1}}]
+)
+def test_a_manifest_that_garbles_its_engines_is_refused(build: Build, engines: object) -> None:
+    artifact = build(CNN, settings={}, dims={})
+    artifact.manifest.details["engines"] = engines
+    with pytest.raises(ArtifactRefused, match="does not say what its engines are"):
+        TensorRtTarget().open(artifact).__enter__()
+
+
+def test_refusals_name_no_folder(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They reach a report, and the folder is then the build's scratch."""
+    artifact = build(CNN, settings={}, dims={})
+    with pytest.raises(CannotRun) as without_engine:
+        TensorRtTarget().open(artifact).__enter__()
+    artifact.manifest.details["engines"] = {"89": {"file": "engine.sm89.plan", "version": "1"}}
+    monkeypatch.setattr(loading, "find_gpu", lambda: Gpu("A100", 80))
+    with pytest.raises(ArtifactRefused) as unfit:
+        TensorRtTarget().open(artifact).__enter__()
+    assert all(str(artifact.path) not in refused.value.message for refused in (without_engine, unfit))
 
 
 @needs_rtx
