@@ -135,6 +135,19 @@ def test_a_stray_file_is_found(build):
         contract.test_manifest_is_complete(LeavesAFile(), build, "mlp")
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "deep/model.bin"])
+def test_a_path_in_any_file_is_found(build, name: str):
+    class NamesItsFolder(Rebuilt):
+        def spoil(self, artifact):
+            path = artifact.path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"\xff" + str(path).encode())
+            return artifact
+
+    with pytest.raises(AssertionError):
+        contract.test_names_no_path_of_the_building_machine(NamesItsFolder(), build)
+
+
 def test_another_name_of_an_input_is_found(build):
     class Renames(Rebuilt):
         def spoil(self, artifact):

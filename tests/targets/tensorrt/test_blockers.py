@@ -48,7 +48,7 @@ def test_a_symmetric_int8_graph_with_float_bias_has_none() -> None:
     [
         ({"zero_point": "3"}, 2, "zero point is not 0"),
         ({"activation": "uint8"}, 2, "computed as int8"),
-        ({"activation": "uint8", "zero_point": "128"}, 4, ""),
+        ({"activation": "uint8", "zero_point": "128"}, 4, "computed as int8|zero point is not 0"),
         ({"activation": "int16"}, 2, "INT16"),
         ({"bias": "int32"}, 1, "keep the bias in float"),
         ({"scale": "0.0"}, 2, "scale is not positive"),
@@ -58,7 +58,9 @@ def test_a_symmetric_int8_graph_with_float_bias_has_none() -> None:
 def test_quantization_that_it_refuses(options: dict[str, str], faulty: int, words: str) -> None:
     found = reasons(quantized(**options))
     assert len(found) >= faulty
-    assert all(words in reason or "INT16" in reason for reason in found)
+    alternatives = words.split("|")
+    assert all(any(word in reason for word in alternatives) for reason in found)
+    assert all(any(word in reason for reason in found) for word in alternatives)
 
 
 def test_a_quantizer_without_zero_point_is_uint8() -> None:
