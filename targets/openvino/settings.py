@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from passes.errors import UsageError
 from targets.settings import Setting, settings_from_table
 
 AUTOMATIC = "auto"
@@ -13,6 +15,9 @@ TABLE = {
     "device": Setting("CPU", (), "an OpenVINO device: CPU, GPU, NPU, GPU.1, ..."),
     "precision_hint": Setting(AUTOMATIC, (AUTOMATIC, *HINTS), "what floats compute in; auto: by the precision"),
 }
+
+_CHOOSERS = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})  # they decide by themselves where a model runs
+_DEVICE = re.compile(r"[A-Z]+(\.\d+)?")
 
 # int8 parts are in the graph; the hint fixes what the rest is computed in.
 _HINT_OF_PRECISION = {"fp32": "f32", "int8": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -27,10 +32,18 @@ class Settings:
 
 
 def settings_from_text(given: Mapping[str, str], *, precision: str) -> Settings:
-    """Return the checked settings; raises UsageError for an unknown name or value."""
+    """Return the checked settings; raises UsageError for an unknown name or value.
+
+    A device is one device: AUTO and its like leave the choice to OpenVINO.
+    """
     chosen = settings_from_table("openvino", given, TABLE)
+    device = chosen["device"]
+    if not _DEVICE.fullmatch(device) or device in _CHOOSERS:
+        raise UsageError(
+            f"The setting device of 'openvino' is not '{device}'.", hint="Name one device: CPU, GPU, NPU or GPU.1."
+        )
     hint = chosen["precision_hint"]
-    return Settings(chosen["device"], _HINT_OF_PRECISION[precision] if hint == AUTOMATIC else hint)
+    return Settings(device, _HINT_OF_PRECISION[precision] if hint == AUTOMATIC else hint)
 
 
 def properties_from_settings(settings: Settings, *, threads: int) -> dict[str, str | int]:

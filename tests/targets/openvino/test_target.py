@@ -116,6 +116,17 @@ def test_precision_blockers_are_of_the_device(monkeypatch: pytest.MonkeyPatch):
         assert len(TARGET.blockers(SMALL_MODELS["mlp"].model(), BuildOptions(precision=precision))) == blocked
 
 
+@pytest.mark.parametrize("device", ["", "cpu", "../CPU", "GPU/0", "GPU.", "GPU.a", "CPU\n", "AUTO", "HETERO:GPU,CPU"])
+def test_a_device_that_is_no_single_device_is_refused(device: str):
+    with pytest.raises(UsageError, match="The setting device"):
+        TARGET.check(BuildOptions(settings={"device": device}))
+
+
+@pytest.mark.parametrize("device", ["CPU", "GPU", "NPU", "GPU.1"])
+def test_single_devices_are_taken(device: str):
+    TARGET.check(BuildOptions(settings={"device": device}))
+
+
 def test_a_device_that_is_not_here_is_refused_not_replaced(tmp_path: Path):
     with pytest.raises(CannotRun, match="no device 'NPU'"):
         build(tmp_path, settings={"device": "NPU"})
