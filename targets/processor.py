@@ -21,6 +21,8 @@ _RELEVANT_FLAGS = (
     "i8mm",
     "bf16",
 )
+_VNNI = frozenset({"avx_vnni", "avx512_vnni"})
+_X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 
 
 @lru_cache(maxsize=1)
@@ -35,6 +37,14 @@ def processor_flags() -> tuple[str, ...]:
     cpuinfo = _cpuinfo()
     present = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
     return tuple(flag for flag in _RELEVANT_FLAGS if flag in present)
+
+
+def has_saturating_int8_products() -> bool:
+    """Return whether sums of two uint8 x int8 products are cut off at 16 bits: x86 without VNNI (vpmaddubsw).
+
+    Weights of 7 bits cannot reach the limit: 2 * 255 * 63 < 2**15. True for an x86 whose instruction sets are unknown.
+    """
+    return platform.machine().lower() in _X86 and not _VNNI & set(processor_flags())
 
 
 def processor_label() -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from passes.capabilities import Capabilities, QuantizationSupport
+from targets.processor import has_saturating_int8_products
 
 OPSET_LIMIT = 26
 
@@ -33,15 +35,20 @@ QUANTIZATION = QuantizationSupport(
 
 
 def provider_capabilities(provider: str) -> Capabilities:
-    """Return an execution provider's limits; its kernels are asked of the installed runtime."""
+    """Return an execution provider's limits; its kernels are asked of the installed runtime.
+
+    On this CPU, int8 weights have 7 bits where 8 would saturate. An artifact built on a CPU with VNNI still saturates
+    when it is run on one without: compare its manifest's device.
+    """
     kernels = kernels_of(provider)
+    saturates = provider == "CPUExecutionProvider" and has_saturating_int8_products()
     return Capabilities(
         name="onnxruntime",
         opset_limit=OPSET_LIMIT,
         kernels=None if kernels is None else kernels - NOT_WORTH_KEEPING,
         precisions=PRECISIONS,
         typed_precisions=TYPED_PRECISIONS,
-        quantization=QUANTIZATION,
+        quantization=replace(QUANTIZATION, weight_bits=7) if saturates else QUANTIZATION,
     )
 
 

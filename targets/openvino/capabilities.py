@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from passes.capabilities import Capabilities, QuantizationSupport
 from passes.errors import MissingDependency
 from targets.openvino.runtime import the_core
+from targets.processor import has_saturating_int8_products
 
 if TYPE_CHECKING:
     from targets.openvino.settings import Settings
@@ -31,7 +33,12 @@ _PRECISION_OF_CAPABILITY = {"FP32": "fp32", "BF16": "bf16", "FP16": "fp16", "INT
 
 
 def device_capabilities(settings: Settings) -> Capabilities:
-    """Return the limits of the chosen device; without OpenVINO or the device, those that every device has."""
+    """Return the limits of the chosen device; without OpenVINO or the device, those that every device has.
+
+    On this CPU, int8 weights have 7 bits where 8 would saturate. An artifact built on a CPU with VNNI still saturates
+    when it is run on one without: compare its manifest's device.
+    """
+    saturates = settings.device == "CPU" and has_saturating_int8_products()
     offered = {
         _PRECISION_OF_CAPABILITY[name] for name in optimizations_of(settings.device) if name in _PRECISION_OF_CAPABILITY
     }
@@ -40,7 +47,7 @@ def device_capabilities(settings: Settings) -> Capabilities:
         opset_limit=OPSET_LIMIT,
         precisions=frozenset(offered or {"fp32", "int8"}),
         typed_precisions=frozenset({"int8"}),
-        quantization=QUANTIZATION,
+        quantization=replace(QUANTIZATION, weight_bits=7) if saturates else QUANTIZATION,
     )
 
 
