@@ -74,7 +74,11 @@ def make_graphs(
         started = time.perf_counter()
         progress.stage("calibrate")
         ranges = calibrate(
-            optimized, original.calibration, threads=original.threads, progress=lambda _: progress.advance()
+            optimized,
+            original.calibration,
+            method=recipe.ranges,
+            threads=original.threads,
+            progress=lambda _: progress.advance(),
         )
         progress.done()
         seconds["calibrate"] = time.perf_counter() - started

@@ -11,17 +11,19 @@ from exporter.recipe import Recipe, TargetRequest
 from passes.errors import UsageError
 from passes.parse import pipeline_from_text
 from passes.pipeline import Pipeline
+from passes.quantize.static import QuantizeStatic
 from targets.base import BuildOptions, DimRange, Target
 from targets.registry import get_target
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One artifact to be made."""
+    """One artifact to be made; `quantize` is the text of the pass that puts int8 into its graph."""
 
     request: TargetRequest
     target: Target
     options: BuildOptions
+    quantize: str = QuantizeStatic.name
 
     @property
     def label(self) -> str:
@@ -45,7 +47,7 @@ class Job:
         precision = self.options.precision
         if precision == "fp32" or precision not in self.target.capabilities(self.options).typed_precisions:
             return Pipeline()
-        return pipeline_from_text("quantize-static" if precision == "int8" else f"convert-{precision}")
+        return pipeline_from_text(self.quantize if precision == "int8" else f"convert-{precision}")
 
 
 def planned_jobs(recipe: Recipe) -> list[Job]:
@@ -65,7 +67,7 @@ def planned_jobs(recipe: Recipe) -> list[Job]:
                 time_limit_s=recipe.time_limit_s,
             )
             target.check(options)
-            job = Job(request, target, options)
+            job = Job(request, target, options, recipe.quantize)
             if job.folder in jobs:
                 raise UsageError(
                     f"The targets '{jobs[job.folder].request}' and '{request}' would both be written to {job.folder}.",

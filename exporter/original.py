@@ -93,6 +93,7 @@ def read_original(
             "held_out_count": len(references) - references.further,
             "further_batches": references.further,
             "calibration": recipe.calibration if calibration is not None else None,
+            "ranges": recipe.ranges if calibration is not None else None,
             "padding_mask": recipe.padding_mask,
             "dims": {name: [dim.minimum, dim.usual, dim.maximum] for name, dim in sorted(dims.items())},
         },

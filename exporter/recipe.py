@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from passes.errors import UsageError
+from passes.parse import pipeline_from_text
+from passes.quantize.range_methods import RANGE_METHODS, RangeMethod
+from passes.quantize.static import QuantizeStatic
 from targets.base import PRECISIONS, DimRange, Precision
 
 WAIVABLE = ("execution",)
@@ -37,6 +40,8 @@ class Recipe:
     samples, calibration: where held-out and calibration inputs come from; None takes the source's own example for
     `samples`, and is an error for `calibration` when int8 is asked for.
     pipeline: pass text; None takes the default pipeline.
+    quantize: the pass that makes int8 graphs, with its options: "quantize-static{granularity=tensor}".
+    ranges: how calibration picks an activation's range: "mse" (least rounding error), "minmax" or "percentile".
     gates: "name=value", optionally scoped "int8:name=value" or "openvino:name=value".
     waive: "execution", "execution:TARGET" or "execution:TARGET:key=value", the target as it was asked for.
     padding_mask: the input [B, S] whose zeros mark padding, where outputs [B, S, ...] are not compared.
@@ -50,6 +55,8 @@ class Recipe:
     targets: tuple[TargetRequest, ...] = (TargetRequest("onnxruntime"),)
     precisions: tuple[Precision, ...] = ("fp32",)
     pipeline: str | None = None
+    quantize: str = QuantizeStatic.name
+    ranges: RangeMethod = "mse"
     gates: tuple[str, ...] = ()
     waive: tuple[str, ...] = ()
     dims: Mapping[str, DimRange] = field(default_factory=dict)
@@ -127,7 +134,8 @@ def recipe_from_toml(path: Path) -> Recipe:
     for key in ("source", "samples", "calibration"):
         if key in data:
             values[key] = relocated(_typed(path, data, key, str), path.parent)
-    for key, kind in (("pipeline", str), ("padding_mask", str), ("threads", int), ("baselines", bool)):
+    texts = ("pipeline", "quantize", "ranges", "padding_mask")
+    for key, kind in (*((key, str) for key in texts), ("threads", int), ("baselines", bool)):
         if key in data:
             values[key] = _typed(path, data, key, kind)
     for key in ("speed_seconds", "time_limit_s"):
@@ -161,9 +169,23 @@ def checked(recipe: Recipe) -> Recipe:
         raise UsageError(f"speed_seconds is {recipe.speed_seconds}; it must be a number of at least 0.")
     if not (math.isfinite(recipe.time_limit_s) and recipe.time_limit_s > 0):
         raise UsageError(f"time_limit_s is {recipe.time_limit_s}; it must be a number above 0.")
+    if recipe.ranges not in RANGE_METHODS:
+        raise UsageError(f"There is no range method '{recipe.ranges}'.", hint=f"Methods: {', '.join(RANGE_METHODS)}")
+    steps = pipeline_from_text(recipe.quantize).steps
+    if len(steps) != 1 or not isinstance(steps[0], QuantizeStatic):
+        raise UsageError(
+            f"'{recipe.quantize}' is not the pass that makes int8 graphs.",
+            hint=f"For example: {QuantizeStatic.name}{{granularity=tensor}}",
+        )
+    asked = {name for request in recipe.targets for name in (request.name, str(request))}
     for text in recipe.waive:
-        if text.partition(":")[0] not in WAIVABLE:
+        check, colon, target = text.partition(":")
+        if check not in WAIVABLE:
             raise UsageError(f"'{text}' cannot be waived.", hint=f"What can be: {', '.join(WAIVABLE)}")
+        if colon and target not in asked:
+            raise UsageError(
+                f"'{text}' waives a target that is not asked for.", hint=f"Targets: {', '.join(sorted(asked))}"
+            )
     return recipe
 
 
@@ -176,8 +198,24 @@ def relocated(text: str, folder: Path) -> str:
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with every override that is not None put in, checked again."""
-    return checked(replace(recipe, **{key: value for key, value in overrides.items() if value is not None}))
+    """Return the recipe with every override that is not None put in, checked again.
+
+    Targets and precisions may be given as text, one or several: "openvino", ("onnxruntime", "xla:topology=v5e:2x2").
+    """
+    values: dict[str, Any] = {"targets": recipe.targets, "precisions": recipe.precisions}
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    values["targets"] = tuple(
+        target_from_text(each) if isinstance(each, str) else each for each in _listed(values["targets"])
+    )
+    values["precisions"] = precisions_from_texts(_listed(values["precisions"])) if values["precisions"] else ()
+    for key in ("gates", "waive"):
+        if key in values:
+            values[key] = tuple(_listed(values[key]))
+    return checked(replace(recipe, **values))
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    return (given,) if isinstance(given, (str, TargetRequest)) else tuple(given)
 
 
 def _check_keys(path: Path, data: Mapping[str, Any]) -> None:

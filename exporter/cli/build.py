@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--gate", "gates", multiple=True, help="name=value, int8:name=value or TARGET:name=value; repeatable.")
 @click.option("--waive", "waive", multiple=True, help="execution or execution:TARGET: may stay not run.")
 @click.option("--pipeline", help="Passes to run instead of the default ones.")
+@click.option("--quantize", metavar="PASS", help="The int8 pass with options: 'quantize-static{smooth=false}'.")
+@click.option("--ranges", metavar="METHOD", help="Activation ranges: mse, minmax or percentile.  [default: mse]")
 @click.option("--dim", "dims", multiple=True, help="name=least..usual..greatest of a named dimension; repeatable.")
 @click.option("--padding-mask", help="Input [batch, sequence] whose zeros mark padding: not compared there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for the original and every artifact.")
@@ -51,9 +53,7 @@ def _recipe(source: str | None, path: Path | None, flags: dict[str, Any]) -> Rec
     from exporter.recipe import (
         Recipe,
         dim_from_text,
-        precisions_from_texts,
         recipe_from_toml,
-        target_from_text,
         with_overrides,
     )
 
@@ -63,10 +63,6 @@ def _recipe(source: str | None, path: Path | None, flags: dict[str, Any]) -> Rec
         )
     recipe = recipe_from_toml(path) if path is not None else Recipe(source=source or "")
     overrides = {key: value for key, value in flags.items() if value not in (None, ())}
-    if "targets" in overrides:
-        overrides["targets"] = tuple(map(target_from_text, overrides["targets"]))
-    if "precisions" in overrides:
-        overrides["precisions"] = precisions_from_texts(overrides["precisions"])
     if "dims" in overrides:
         overrides["dims"] = {**recipe.dims, **dict(map(dim_from_text, overrides["dims"]))}
     if source is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.jobs import planned_jobs
 from exporter.recipe import (
     Recipe,
     TargetRequest,
@@ -110,7 +111,39 @@ def test_flags_override_and_are_checked() -> None:
 
 
 def test_a_waiver_covers_only_what_it_names() -> None:
-    recipe = checked(Recipe(source="a:b", waive=("execution:xla:topology=v5e:2x2", "execution:tensorrt")))
+    targets = tuple(map(target_from_text, ("xla:topology=v5e:2x2", "xla", "tensorrt:sm=89")))
+    waive = ("execution:xla:topology=v5e:2x2", "execution:tensorrt")
+    recipe = checked(Recipe(source="a:b", targets=targets, waive=waive))
+    with pytest.raises(UsageError, match="not asked for"):
+        checked(Recipe(source="a:b", targets=targets, waive=("execution:openvino",)))
     assert recipe.is_waived("execution", "xla", "xla:topology=v5e:2x2")
     assert not recipe.is_waived("execution", "xla", "xla")
     assert recipe.is_waived("execution", "tensorrt", "tensorrt:sm=89")
+
+
+def test_targets_and_precisions_may_be_given_as_text() -> None:
+    overrides = {"targets": ("openvino", TargetRequest("xla")), "precisions": "fp32,int8", "gates": "sqnr=20"}
+    recipe = with_overrides(Recipe("m.onnx"), overrides)
+    assert recipe.targets == (TargetRequest("openvino"), TargetRequest("xla"))
+    assert (recipe.precisions, recipe.gates) == (("fp32", "int8"), ("sqnr=20",))
+    assert with_overrides(recipe, {"targets": "xla:topology=v5e:2x2"}).targets == (
+        TargetRequest("xla", {"topology": "v5e:2x2"}),
+    )
+
+
+def test_the_int8_pass_and_the_range_method_are_read_and_reach_the_jobs(tmp_path: Path) -> None:
+    text = "quantize-static{granularity=tensor,smooth=false}"
+    recipe = recipe_from_toml(
+        write(tmp_path, f'source = "m.onnx"\nquantize = "{text}"\nranges = "percentile"\nprecisions = ["int8"]\n')
+    )
+    assert recipe.ranges == "percentile"
+    [job] = planned_jobs(recipe)
+    assert str(job.precision_pipeline()) == text
+
+
+@pytest.mark.parametrize(
+    "values", [{"quantize": "fuse-gelu"}, {"quantize": "quantize-static,fuse-gelu"}, {"quantize": ""}, {"ranges": "kl"}]
+)
+def test_wrong_ways_to_quantize_are_refused(values: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        with_overrides(Recipe("m.onnx"), values)
