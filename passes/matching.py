@@ -76,6 +76,23 @@ def constant_number(value: ir.Value | None) -> float | None:
     return float(tensor.numpy().reshape(-1)[0])
 
 
+def raised_rank(nodes: Iterable[ir.Node], value: ir.Value, *, rank: int | None) -> str:
+    """Return why these nodes may yield a higher rank than `value` has; empty when they keep it.
+
+    A pattern reads a constant of shape [1, 1] as a number, but x * [[c]] has two axes where x has one.
+    """
+    for node in nodes:
+        for operand in node.inputs:
+            tensor = constant_tensor(operand)
+            if operand is None or tensor is None or tensor.size != 1:
+                continue
+            own = len(tensor.shape)
+            if own > (rank or 0):
+                known = "an unknown one" if rank is None else str(rank)
+                return f"the constant '{operand.name}' has rank {own}, '{value.name}' {known}"
+    return ""
+
+
 def constant_integers(value: ir.Value | None) -> list[int] | None:
     """Return the elements of a small integer constant of rank 0 or 1, or None."""
     array = constant_array(value)

@@ -142,8 +142,6 @@ def _refusal(node: ir.Node, match: AttentionMatch, facts: ShapeFacts) -> str:
             return f"hidden scores become {match.hidden:g}: Attention adds to a score, it does not replace it"
         if match.mask is not None and match.condition is None and not match.is_guarded and _hides_rows(match.mask):
             return f"the mask '{mask.name}' hides a whole row: NaN here, 0 in Attention"
-    if not shared:
-        return ""
     return shared
 
 

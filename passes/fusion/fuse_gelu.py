@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
 from passes.editing import Editor
-from passes.matching import constant_number, constant_tensor, first_shared, is_op, operand_pairs, opset_of, producer_of
+from passes.matching import (
+    constant_number,
+    constant_tensor,
+    first_shared,
+    is_op,
+    operand_pairs,
+    opset_of,
+    producer_of,
+    raised_rank,
+)
+from passes.shapes import infer_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,13 +30,14 @@ OPSET_OF_GELU = 20
 class FuseGelu(Pass):
     """Raise x / 2 * (1 + erf(x / sqrt 2)), or its tanh approximation, to Gelu.
 
-    The factors may be multiplied in any order. Refuses when an inner value has another reader.
+    The factors may be multiplied in any order. Refuses when an inner value has another reader or a constant adds axes.
     """
 
     name: ClassVar[str] = "fuse-gelu"
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         recorder = context.recorder(self.name)
+        facts = infer_shapes(model)
         editor = Editor(model)
         for graph in model.graphs():
             for node in list(graph):
@@ -39,7 +50,9 @@ class FuseGelu(Pass):
                 if opset_of(model) < OPSET_OF_GELU:
                     recorder.refuse(node, f"Gelu needs opset 20, the model has {opset_of(model)}")
                     continue
-                reason = first_shared(inner, node)
+                shape = facts.shape(value)
+                rank = None if shape is None else len(shape)
+                reason = first_shared(inner, node) or raised_rank((*inner, node), value, rank=rank)
                 if reason:
                     recorder.refuse(node, reason)
                     continue

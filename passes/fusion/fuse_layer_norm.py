@@ -15,7 +15,7 @@ from passes.fusion.norm_pattern import (
     root_of_mean_square,
     square_of,
 )
-from passes.matching import first_shared, is_op, opset_of, producer_of
+from passes.matching import first_shared, is_op, opset_of, producer_of, raised_rank
 from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class FuseLayerNorm(Pass):
     """Raise (x - mean) / sqrt(variance + epsilon) * scale + bias to LayerNormalization.
 
     mean and variance are taken over the last axes; scale and bias have exactly the shape of those. Where there is no
-    scale, one of ones is made. Refuses when an inner value has another reader or the normalized axes are not of fixed
-    length.
+    scale, one of ones is made. Refuses when an inner value has another reader, a constant adds axes or the normalized
+    axes are not of fixed length.
     """
 
     name: ClassVar[str] = "fuse-layer-norm"
@@ -94,8 +94,11 @@ def _match(node: ir.Node, facts: ShapeFacts) -> _Match | None:
 def _fuse(node: ir.Node, match: _Match, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
     import numpy as np
 
+    shape = facts.shape(match.value)
+    tail = fixed_tail(shape, match.axis)
     reason = first_shared(match.nodes, node)
-    tail = fixed_tail(facts.shape(match.value), match.axis)
+    if not reason and shape is not None:
+        reason = raised_rank((*match.nodes, node), match.value, rank=len(shape))
     dtype = match.value.dtype
     if reason or tail is None or dtype is None:
         recorder.refuse(node, reason or "the normalized axes are not of fixed length")

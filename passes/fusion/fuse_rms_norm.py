@@ -15,7 +15,7 @@ from passes.fusion.norm_pattern import (
     root_of_mean_square,
     square_of,
 )
-from passes.matching import first_shared, opset_of, producer_of
+from passes.matching import first_shared, opset_of, producer_of, raised_rank
 from passes.shapes import infer_shapes
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ OPSET_OF_RMS_NORM = 23
 class FuseRmsNorm(Pass):
     """Raise x / sqrt(mean(x ** 2) + epsilon) * scale to RMSNormalization.
 
-    The mean is taken over the last axes; scale has exactly their shape. Refuses when an inner value has another reader
-    or there is no such scale.
+    The mean is taken over the last axes; scale has exactly their shape. Refuses when an inner value has another reader,
+    a constant adds axes or there is no such scale.
     """
 
     name: ClassVar[str] = "fuse-rms-norm"
@@ -53,9 +53,13 @@ class FuseRmsNorm(Pass):
                     recorder.refuse(node, f"RMSNormalization needs opset 23, the model has {opset_of(model)}")
                     continue
                 value = found[0]
-                tail = fixed_tail(facts.shape(value), axis)
+                shape = facts.shape(value)
+                tail = fixed_tail(shape, axis)
                 scaled = None if tail is None else next_with(node.outputs[0], "Mul", tail, facts)
-                reason = first_shared((*square[1], mean, *under[2], *found[2]), node)
+                inner = (*square[1], mean, *under[2], *found[2])
+                reason = first_shared(inner, node)
+                if not reason and shape is not None:
+                    reason = raised_rank((*inner, node), value, rank=len(shape))
                 if not reason and scaled is None:
                     reason = "no scale of the normalized shape follows"
                 if reason or scaled is None:

@@ -249,3 +249,11 @@ def test_the_mask_value_stays_finite_and_hides() -> None:
     after, _ = rewrite(_model(body), FuseAttention(), feeds=_feeds(_masks()["partial"]))
     where = next(node for node in after.graph if node.op_type == "Where")
     assert constant_array(where.inputs[2]) == np.float32(-1e30)
+
+
+def test_a_scale_that_adds_an_axis_is_no_attention() -> None:
+    body = EAGER.format(scale="Mul (s0, deep)", mask="").replace("(m)", "(s)")
+    body = "deep = Constant <value = float[1,1,1,1,1] {0.5}> () " + body
+    after, result = rewrite(_model(body, outputs="float[1,B,2,S,4] y"), FuseAttention())
+    assert "Attention" not in operators(after)
+    assert not result.applied

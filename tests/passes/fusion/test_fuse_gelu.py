@@ -69,3 +69,13 @@ def test_an_inner_value_with_another_reader_is_refused() -> None:
 def test_an_older_opset_is_refused() -> None:
     _, result = rewrite(graph_from(_text(FORMS["erf, halved last"]), opset=17), FuseGelu())
     assert reasons(result) == ["Gelu needs opset 20, the model has 17"]
+
+
+@pytest.mark.parametrize("form", ["erf, halved last", "tanh with Pow"])
+@pytest.mark.parametrize(("dims", "is_fused"), [("1", True), ("1,1", False)])
+def test_a_constant_that_adds_an_axis_is_refused(form: str, dims: str, is_fused: bool) -> None:
+    constants = CONSTANTS.replace("half = Constant <value = float {", f"half = Constant <value = float[{dims}] {{")
+    text = f"g (float[4] x) => (float{'[4]' if is_fused else '[1,4]'} y) {{ {constants} {FORMS[form]} y = Neg (g) }}"
+    after, result = rewrite(graph_from(text), FuseGelu())
+    assert ("Gelu" in operators(after)) == is_fused
+    assert reasons(result) == ([] if is_fused else ["the constant 'half' has rank 2, 'x' 1"])

@@ -83,3 +83,11 @@ def test_an_older_opset_is_refused() -> None:
         {NORM.replace("(x, last)", "<axes = [-1]> (x)").replace("(q, last)", "<axes = [-1]> (q)")} y = Neg (n) }}"""
     _, result = rewrite(graph_from(text, opset=16), FuseLayerNorm())
     assert reasons(result) == ["LayerNormalization needs opset 17, the model has 16"]
+
+
+def test_an_epsilon_that_adds_an_axis_is_refused() -> None:
+    constants = CONSTANTS.replace("eps = Constant <value = float {", "eps = Constant <value = float[1,1,1] {")
+    text = f"g (float[N,4] x) => (float[1,N,4] y) {{ {constants} {NORM} y = Neg (n) }}"
+    after, result = rewrite(graph_from(text), FuseLayerNorm())
+    assert "LayerNormalization" not in operators(after)
+    assert reasons(result) == ["the constant 'eps' has rank 3, 'x' 2"]

@@ -46,3 +46,11 @@ def test_an_inner_value_with_another_reader_is_refused() -> None:
 def test_an_older_opset_is_refused() -> None:
     _, result = rewrite(_model(ROOT + "n = Div (x, r) y = Mul (n, w)", opset=20), FuseRmsNorm())
     assert reasons(result) == ["RMSNormalization needs opset 23, the model has 20"]
+
+
+def test_an_epsilon_that_adds_an_axis_is_refused() -> None:
+    constants = CONSTANTS.replace("eps = Constant <value = float {", "eps = Constant <value = float[1,1,1] {")
+    text = f"g (float[N,4] x, float[4] w) => (float[1,N,4] y) {{ {constants} {ROOT} n = Div (x, r) y = Mul (n, w) }}"
+    after, result = rewrite(add_weights(graph_from(text), w=random_array(4)), FuseRmsNorm())
+    assert "RMSNormalization" not in operators(after)
+    assert reasons(result) == ["the constant 'eps' has rank 3, 'x' 2"]
