@@ -179,8 +179,11 @@ def _reduce_prod(node: ir.Node, facts: ShapeFacts) -> Content | None:
     if content is None or content.is_scalar:
         return None
     given = input_at(node, 1)
-    if given is not None and constant_array(given) is None:
+    axes = constant_array(given)
+    if given is not None and axes is None:
         return None
+    if integer(node, "noop_with_empty_axes", 0) and (axes is None or not axes.size):
+        return None  # the input itself, not a product
     return _content((product(content.elements),), is_scalar=not integer(node, "keepdims", 1))
 
 

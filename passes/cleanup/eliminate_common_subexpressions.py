@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -70,9 +71,12 @@ def _key(node: ir.Node) -> tuple[object, ...] | None:
     attributes: list[tuple[object, ...]] = []
     for name, attribute in sorted(node.attributes.items()):
         kind = attribute.type.name
-        if kind in ("INT", "FLOAT", "STRING"):
+        if kind in ("INT", "STRING"):
             attributes.append((name, kind, attribute.value))
-        elif kind in ("INTS", "FLOATS", "STRINGS"):
+        elif kind in ("FLOAT", "FLOATS"):  # by their bits: 0.0 and -0.0 are equal, but do not compute alike
+            numbers = (attribute.value,) if kind == "FLOAT" else attribute.value
+            attributes.append((name, kind, struct.pack(f"<{len(numbers)}f", *numbers)))
+        elif kind in ("INTS", "STRINGS"):
             attributes.append((name, kind, tuple(attribute.value)))
         elif kind == "TENSOR" and not attribute.as_tensor().dtype.is_string():
             tensor = attribute.as_tensor()

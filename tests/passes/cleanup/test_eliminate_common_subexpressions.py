@@ -28,6 +28,7 @@ def test_equal_nodes_are_computed_once() -> None:
         ("Sub (x, z)", "Sub (z, x)"),
         ("Cast <to = 1> (x)", "Cast <to = 11> (x)"),
         ("RandomNormalLike (x)", "RandomNormalLike (x)"),
+        ("LeakyRelu <alpha = 0.0> (x)", "LeakyRelu <alpha = -0.0> (x)"),
     ],
 )
 def test_nodes_that_differ_stay(first: str, second: str) -> None:

@@ -165,3 +165,14 @@ B, S = Dim(1, ("B",)), Dim(1, ("S",))
 )
 def test_constant_shape(before: object, wanted: object, allow_zero: bool, expected: object) -> None:
     assert constant_shape(before, wanted, allow_zero=allow_zero) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axes", ["", ", none"])
+def test_a_reduction_told_to_reduce_nothing_is_no_product(axes: str) -> None:
+    model = graph_from(
+        f"""g (float[2,3] x) => (int64[2] y) {{
+            none = Constant <value = int64[0] {{}}> () s = Shape (x)
+            p = ReduceProd <noop_with_empty_axes = 1> (s{axes}) y = Neg (p) }}"""
+    )
+    after, _ = rewrite(model, FoldShapes(), is_exact=True)
+    assert "ReduceProd" in operators(after)
