@@ -58,7 +58,11 @@ def _digest(tensor: ir.TensorProtocol | None, *, limit: int | None = None) -> by
 
     assert tensor is not None
     digest = hashlib.blake2b(digest_size=32)
-    if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes:
+    if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes and tensor.raw is not None:
+        start, length = tensor.offset or 0, min(tensor.nbytes if limit is None else limit, tensor.nbytes)
+        with memoryview(tensor.raw) as mapped:  # the file itself may have been replaced since
+            digest.update(mapped[start : start + length])
+    elif isinstance(tensor, ir.ExternalTensor) and tensor.nbytes:
         with open(tensor.path, "rb") as file:  # noqa: PTH123 (a str path that onnx_ir composed)
             file.seek(tensor.offset or 0)
             left = tensor.nbytes if limit is None else min(limit, tensor.nbytes)

@@ -51,6 +51,18 @@ def test_weights_in_a_file_are_compared_without_being_mapped(tmp_path: Path) -> 
     assert all(isinstance(tensor, ir.ExternalTensor) and tensor.raw is None for tensor in tensors)
 
 
+def test_weights_whose_file_was_replaced_are_compared_as_they_were(tmp_path: Path) -> None:
+    arrays = {name: random_array(64, 64, seed=seed) for seed, name in enumerate("uv")}
+    text = TWO.replace("8", "64")
+    save_model(add_weights(graph_from(text), **arrays, w=arrays["u"]), tmp_path / "m.onnx")
+    loaded = load_model(tmp_path / "m.onnx")
+    zeros = dict.fromkeys("uvw", np.zeros((64, 64), np.float32))
+    save_model(add_weights(graph_from(text), **zeros), tmp_path / "m.onnx")
+    after, result = rewrite(loaded, DeduplicateInitializers(), is_exact=True)
+    assert [event.node for event in result.applied] == ["w"]
+    assert list(after.graph.initializers) == ["u", "v"]
+
+
 def rewrite_without_running(model: ir.Model) -> tuple[ir.Model, object]:
     from passes.pipeline import Pipeline
 
