@@ -84,7 +84,10 @@ def bench(
             attempts=(),
             pipelines=(),
             stages=(),
-            artifacts=tuple(_report(each, timed.artifacts.get(each.title, ()), judges) for each in subjects),
+            artifacts=tuple(
+                _report(each, timed.artifacts.get(each.title, ()), judges, was_timed=each.title in timed.timed)
+                for each in subjects
+            ),
             baselines=timed.baselines,
             samples={"timed": origin},
             environment=describe_environment(),
@@ -125,12 +128,16 @@ def _opened(title: str, artifact: Artifact, runners: Runners, *, threads: int) -
 
 
 def _report(
-    subject: _Subject, comparisons: tuple[SpeedComparison, ...], judges: tuple[UserGate, ...]
+    subject: _Subject,
+    comparisons: tuple[SpeedComparison, ...],
+    judges: tuple[UserGate, ...],
+    *,
+    was_timed: bool,
 ) -> ArtifactReport:
     manifest = subject.artifact.manifest
     gates = _judged(subject, comparisons, judges)
     codes = [gate.exit_code for gate in gates if gate.verdict is Verdict.FAILED]
-    if subject.not_run or not comparisons:
+    if not was_timed:
         codes.append(ExitCode.NOT_RUN)
     code = worst(codes)
     verdict = {ExitCode.OK: Verdict.PASSED, ExitCode.NOT_RUN: Verdict.NOT_RUN}.get(code, Verdict.FAILED)

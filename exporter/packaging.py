@@ -44,7 +44,12 @@ def judged(lowered: Lowered, recipe: Recipe, original: Original, speeds: Speeds,
         verdict = Verdict.NOT_RUN
     else:
         verdict = Verdict.WAIVED if waived else report.verdict
-    return replace(report, speed=comparisons, gates=gates, waived=waived, verdict=verdict, exit_code=code)
+    reason = report.reason or "; ".join(
+        f"{gate.name}: {gate.reason}" for gate in gates if gate.verdict is Verdict.NOT_RUN
+    )
+    return replace(
+        report, speed=comparisons, gates=gates, waived=waived, verdict=verdict, reason=reason, exit_code=code
+    )
 
 
 def _exit_code(gate: Gate) -> ExitCode:

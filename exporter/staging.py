@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from exporter.artifacts import is_build_manifest
+from exporter.artifacts import built_folders, is_build_manifest
 from passes.errors import GraphwrightError, UsageError
 
 _FREE_BYTES_OF_A_FULL_DISK = 1 << 20
 _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG}
 )
+MADE_FILES = ("model.onnx", "model.onnx.data", "report.html", "report.json", "junit.xml")
 MARKER = "manifest.json"
 """A folder that holds this file, written by a build, may be replaced by the next build."""
 
@@ -38,8 +39,10 @@ def staged_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(out, error.strerror or str(error)) from error
     try:
-        with _terminate_as_interrupt():
+        with _interrupts() as interrupts:
             yield staging
+            if interrupts:  # some library caught the KeyboardInterrupt; the user still meant it
+                raise KeyboardInterrupt
             staging.chmod(0o777 & ~_umask())
             _swap(staging, out)
     except GraphwrightError:
@@ -63,10 +66,19 @@ def _check_replaceable(out: Path) -> None:
             f"The output folder {out} cannot be replaced as a whole: it is a mount point or the working folder.",
             hint=f"Name a folder inside it: -o {out / 'out'}",
         )
-    if out.is_dir() and any(out.iterdir()) and not is_build_manifest(out / MARKER):
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not is_build_manifest(out / MARKER):
         raise UsageError(
             f"The output folder {out} is not empty and was not made by graphwright.",
             hint="Choose another -o, or empty the folder yourself.",
+        )
+    ours = {MARKER, *MADE_FILES, *(Path(name).parts[0] for name in built_folders(out / MARKER))}
+    strangers = sorted(path.name for path in out.iterdir() if path.name not in ours)
+    if strangers:
+        raise UsageError(
+            f"The output folder {out} holds what graphwright did not make: {', '.join(strangers[:5])}.",
+            hint="A build replaces its folder as a whole: move that away, or choose another -o.",
         )
 
 
@@ -99,17 +111,20 @@ def _umask() -> int:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt inside the block, so that a stopped pipeline cleans up too."""
+def _interrupts() -> Iterator[list[int]]:
+    """Turn SIGTERM, like SIGINT, into KeyboardInterrupt inside the block, and yield the list of those that came."""
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        came.append(signum)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for sign, handler in previous.items():
+            signal.signal(sign, handler)

@@ -54,6 +54,7 @@ class Speeds:
     artifacts: Mapping[str, tuple[SpeedComparison, ...]] = field(default_factory=dict)
     baselines: tuple[SpeedComparison, ...] = ()
     notes: tuple[str, ...] = ()
+    timed: frozenset[str] = frozenset()
     not_measured: str = ""
 
 
@@ -75,11 +76,17 @@ def time_runners(
     found: dict[str, list[SpeedComparison]] = {title: [] for title in groups}
     baselines: list[SpeedComparison] = []
     notes = list(runners.notes)
+    timed: set[str] = set()
     for each in feeds:
         progress.stage("time in turn: " + ", ".join(callables))
         session = measure(callables, each, threads=threads, plan=TimingPlan(budget_s=seconds))
         progress.done()
         notes += [f"{label} was not timed: {reason}" for label, reason in session.failed.items()]
+        timed.update(session.times_ms)
+        notes += [f"at {session.input_shapes}: {note}" for note in session.notes]
+        for latency in map(session.latency, session.times_ms):
+            interval = f"[{latency.low_ms:.3g}, {latency.high_ms:.3g}]"
+            notes.append(f"{latency.label} takes {latency.median_ms:.3g} ms {interval} at {session.input_shapes}")
         others = [label for label in session.times_ms if label not in groups]
         if EAGER in others:
             baselines += [session.compare(EAGER, label) for label in others if label != EAGER]
@@ -93,6 +100,7 @@ def time_runners(
         {title: tuple(comparisons) for title, comparisons in found.items()},
         tuple(baselines),
         tuple(dict.fromkeys(notes)),
+        frozenset(timed),
     )
 
 

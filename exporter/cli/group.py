@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import os
 import sys
 import traceback
 from typing import Any
@@ -15,6 +17,9 @@ from passes.errors import ExitCode, GraphwrightError
 
 INTERRUPTED = 130
 """128 + SIGINT, as a shell reports it."""
+
+PIPE_CLOSED = 141
+"""128 + SIGPIPE: the reader of our output went away, as `| head` does; what was built is complete."""
 
 _COMMANDS = {
     "build": "Trace, optimize, quantize, lower and verify a model.",
@@ -66,8 +71,13 @@ class _LazyGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
-            ctx.exit(int(ExitCode.INTERNAL))
+            _silence_stdout()
+            ctx.exit(PIPE_CLOSED)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                _silence_stdout()
+                _report_error(f"The output cannot be written: {error.strerror}.", "Free disk space.", ExitCode.USAGE)
+                ctx.exit(int(ExitCode.USAGE))
             traceback.print_exc()
             _report_error(
                 f"Internal error: {type(error).__name__}: {error}",
@@ -75,6 +85,11 @@ class _LazyGroup(click.Group):
                 ExitCode.INTERNAL,
             )
             ctx.exit(int(ExitCode.INTERNAL))
+
+
+def _silence_stdout() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's last flush does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_error(message: str, hint: str, code: ExitCode) -> None:
@@ -90,7 +105,8 @@ def _report_error(message: str, hint: str, code: ExitCode) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=(
         "Exit codes: 0 all gates passed, 1 internal error, 2 wrong usage, 3 accuracy gate failed, 4 speed or size gate "
-        "failed, 5 model blocked, 6 a requested target could not run here, 130 interrupted. The worst one wins."
+        "failed, 5 model blocked, 6 a requested target could not run here, 130 interrupted, 141 output pipe closed. "
+        "The worst one wins, in the order 1, 2, 3, 5, 4, 6."
     ),
 )
 @click.version_option(exporter.__version__, prog_name="graphwright")

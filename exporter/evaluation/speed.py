@@ -17,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from exporter.evaluation.accuracy import shapes_of
+from exporter.evaluation.interference import MOST_SHARE, processor_times, share_of_others
 from exporter.evaluation.statistics import (
     FEWEST_ROUNDS,
     NO_DIFFERENCE,
@@ -61,6 +62,7 @@ class Measurement:
 
     times_ms: label -> mean time of one call in each round; all labels have the same rounds.
     again_ms: the first label, timed a second time in each round.
+    is_disturbed: other processes took so much of the processors that no difference is concluded.
     warmup_calls: label -> calls before the timing; failed: label -> why that one was left out.
     """
 
@@ -71,6 +73,7 @@ class Measurement:
     warmup_calls: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    is_disturbed: bool = False
 
     @property
     def rounds(self) -> int:
@@ -98,7 +101,7 @@ class Measurement:
             ratio=ratio.median,
             ratio_low=max(ratio.low, 0.0),
             ratio_high=ratio.high,
-            conclusion=conclude(ratio, floor),
+            conclusion=NO_DIFFERENCE if self.is_disturbed else conclude(ratio, floor),
             input_shapes=self.input_shapes,
             threads=self.threads,
             noise_floor=floor,
@@ -145,7 +148,11 @@ def measure(
         first = next(iter(blocks))
         lanes = {label: (runners[label], blocks[label]) for label in blocks}
         lanes[AGAIN] = lanes[first]
+        before = processor_times()
         times = _rounds(lanes, feeds, plan, clock_ns, advance)
+        others = share_of_others(before, processor_times())
+        if others is not None and others > MOST_SHARE:
+            notes = (*notes, f"other processes took {others:.0%} of the processors: nothing is concluded from this")
     again = times.pop(AGAIN)
     return Measurement(
         {label: tuple(values) for label, values in times.items()},
@@ -155,6 +162,7 @@ def measure(
         calls,
         failed,
         notes,
+        is_disturbed=others is not None and others > MOST_SHARE,
     )
 
 

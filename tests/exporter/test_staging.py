@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -50,8 +51,9 @@ def test_a_build_is_replaced_by_the_next(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with staged_folder(out) as staging:
             (staging / MARKER).write_text(BUILD.format(text))
-            (staging / text).write_text(text)
-    assert names(out) == sorted([MARKER, "new"])
+            (staging / "model.onnx").write_text(text)
+    assert names(out) == sorted([MARKER, "model.onnx"])
+    assert (out / "model.onnx").read_text() == "new"
     assert names(tmp_path) == ["out"]
 
 
@@ -100,3 +102,19 @@ def test_the_working_folder_is_refused_at_once(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="working folder"), staged_folder(Path()):
         pass
+
+
+def test_a_file_of_the_user_s_in_a_build_is_never_deleted(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with staged_folder(out) as staging:
+        (staging / MARKER).write_text(BUILD.format("old"))
+    (out / "mine.txt").write_text("notes")
+    with pytest.raises(UsageError, match=r"did not make: mine\.txt"), staged_folder(out):
+        pass
+    assert (out / "mine.txt").read_text() == "notes"
+
+
+def test_an_interrupt_that_a_library_swallows_still_ends_the_build(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out"), contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert names(tmp_path) == []
