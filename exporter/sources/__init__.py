@@ -25,7 +25,7 @@ def open_source(location: str, *, samples: Iterable[Feeds] | None = None) -> Sou
     """Return the source that `location` names: "model.onnx", "file.py:function" or "package.module:function".
 
     samples: inputs known besides; they stand in for sample inputs that the source lacks, and show which dimensions
-    vary. Raises UsageError for any other form.
+    vary, and the rank of an input where the file leaves it open. Raises UsageError for any other form.
     """
     if is_function_location(location):
         from exporter.sources.torch_module import open_torch
@@ -34,7 +34,7 @@ def open_source(location: str, *, samples: Iterable[Feeds] | None = None) -> Sou
     if location.endswith(".onnx"):
         from exporter.sources.onnx_file import open_onnx_file
 
-        return open_onnx_file(location)
+        return open_onnx_file(location, samples=samples)
     raise UsageError(f"'{location}' {_what_is_wrong(location)}.", hint=FORMS)
 
 

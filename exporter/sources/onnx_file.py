@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from exporter.graph_specs import specs_of
 from exporter.results import Attempt
 from exporter.sources.base import Traced
 from exporter.sources.onnx_operators import refuse_unknown_operators
+from passes.errors import BadModel
 from passes.optional import require
 from passes.serialization import load_model
 from targets.base import TensorSpec
@@ -59,12 +60,13 @@ class OnnxSource:
         """Return the graph as it is in the file, its weights memory-mapped; missing value types are inferred."""
         del work
         model = load_model(self.path)
+        _give_ranks(model, self.specs)
         return Traced(_inferred(model) if _lacks_types(model) else model, (Attempt("read the ONNX file", 0.0),))
 
     def reference(self, *, threads: int = 1) -> AbstractContextManager[Runner]:
         from exporter.sources.onnx_runner import open_onnx
 
-        return open_onnx(self.path, threads=threads)
+        return open_onnx(self.path, threads=threads, inputs=self.specs)
 
     def baselines(self, *, threads: int = 1) -> Iterator[tuple[str, AbstractContextManager[Runner]]]:
         """Yield nothing: the reference is all there is."""
@@ -72,18 +74,49 @@ class OnnxSource:
         yield from ()
 
 
-def open_onnx_file(location: str) -> OnnxSource:
+def open_onnx_file(location: str, *, samples: Iterable[Feeds] | None = None) -> OnnxSource:
     """Return the source that an .onnx file is.
 
     Raises BadModel for one that is missing, broken or unsafe to load, and ModelBlocked with every node whose operator
-    ONNX Runtime, which runs the reference, does not know.
+    ONNX Runtime, which runs the reference, does not know. An input without a rank takes the rank of `samples`.
     """
     path = Path(location).expanduser()
     model = load_model(path)
     ort = require("onnxruntime", extra="test", need="An ONNX source")
     refuse_unknown_operators(model)
     inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    return OnnxSource(location, f"onnxruntime {ort.__version__}", path, specs_of(inputs), _files(model, path))
+    specs = _ranked(inputs, samples)
+    return OnnxSource(location, f"onnxruntime {ort.__version__}", path, specs, _files(model, path))
+
+
+def _ranked(inputs: Sequence[ir.Value], samples: Iterable[Feeds] | None) -> tuple[TensorSpec, ...]:
+    """Return the inputs' specs; one without a rank has that of the first sample, each of its dimensions by a name."""
+    specs = specs_of(inputs)
+    unranked = {str(value.name) for value in inputs if value.shape is None}
+    if not unranked:
+        return specs
+    first = next(iter(samples or ()), {})
+    for name in unranked:
+        if name not in first:
+            raise BadModel(
+                f"The file does not state the rank of the input '{name}'.",
+                hint="Give --samples that show it, or write its shape into the file.",
+            )
+    return tuple(
+        replace(spec, shape=tuple(f"{spec.name}_{axis}" for axis in range(first[spec.name].ndim)))
+        if spec.name in unranked
+        else spec
+        for spec in specs
+    )
+
+
+def _give_ranks(model: ir.Model, specs: Sequence[TensorSpec]) -> None:
+    import onnx_ir as ir
+
+    shapes = {spec.name: spec.shape for spec in specs}
+    for value in model.graph.inputs:
+        if value.shape is None and str(value.name) in shapes:
+            value.shape = ir.Shape(shapes[str(value.name)])
 
 
 def _files(model: ir.Model, path: Path) -> tuple[Path, ...]:

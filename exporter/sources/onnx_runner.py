@@ -43,8 +43,11 @@ class OnnxRunner:
 
 
 @contextmanager
-def open_onnx(path: Path, *, threads: int) -> Iterator[OnnxRunner]:
-    """Yield a runner of the file. Raises BadModel for one that ONNX Runtime refuses, CannotRun without a kernel."""
+def open_onnx(path: Path, *, threads: int, inputs: tuple[TensorSpec, ...] | None = None) -> Iterator[OnnxRunner]:
+    """Yield a runner of the file, which takes `inputs`; None takes those that the file states.
+
+    Raises BadModel for one that ONNX Runtime refuses, CannotRun without a kernel.
+    """
     ort = require("onnxruntime", extra="test", need="Running an ONNX file")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -63,7 +66,7 @@ def open_onnx(path: Path, *, threads: int) -> Iterator[OnnxRunner]:
             f"ONNX Runtime does not load {path.name}: {error}",
             hint="An operator without a kernel there, or an invalid graph: see the reason above.",
         ) from error
-    yield OnnxRunner(_specs(session.get_inputs()), _specs(session.get_outputs()), session)
+    yield OnnxRunner(inputs or _specs(session.get_inputs()), _specs(session.get_outputs()), session)
 
 
 def _specs(values: Any) -> tuple[TensorSpec, ...]:

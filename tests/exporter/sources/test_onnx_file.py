@@ -157,3 +157,19 @@ def test_every_unknown_operator_is_listed_with_its_node(tmp_path: Path) -> None:
     _, misspelt, misplaced = (blocker.reason for blocker in caught.value.blockers)
     assert "meant Relu?" in misspelt
     assert "in the domain ai.onnx only" in misplaced
+
+
+def test_an_input_without_a_rank_takes_that_of_the_samples(tmp_path: Path) -> None:
+    model = onnx.load(saved(tmp_path))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    path = tmp_path / "rankless.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BadModel, match="does not state the rank of the input 'x'"):
+        open_source(str(path))
+    feeds = {"x": np.ones((2, 3), np.float32)}
+    source = open_source(str(path), samples=[feeds])
+    assert source.inputs() == (TensorSpec("x", "float32", ("x_0", "x_1")),)
+    with source.reference() as reference:
+        np.testing.assert_array_equal(reference(feeds)["y"], [[2.0, 3.0, 4.0]] * 2)
+    [value] = source.trace(tmp_path).model.graph.inputs
+    assert str(value.shape) == "[x_0,x_1]"
