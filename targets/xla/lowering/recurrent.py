@@ -40,6 +40,23 @@ def _activation(name: str, alpha: float | None, beta: float | None) -> _Function
     return table[name.lower()]
 
 
+_TAKES_ALPHA = ("affine", "leakyrelu", "thresholdedrelu", "scaledtanh", "hardsigmoid", "elu")
+_TAKES_BETA = ("affine", "scaledtanh", "hardsigmoid")
+
+
+def _activations(call: Call, names: list[str]) -> list[_Function]:
+    """Return the functions in order; each that has an alpha or beta takes the next one of the attribute, if any."""
+    alphas, betas = iter(call.numbers("activation_alpha") or ()), iter(call.numbers("activation_beta") or ())
+    return [
+        _activation(
+            name,
+            next(alphas, None) if name.lower() in _TAKES_ALPHA else None,
+            next(betas, None) if name.lower() in _TAKES_BETA else None,
+        )
+        for name in names
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class _Direction:
     """One direction's weights: w [G*H, I], r [G*H, H], bias of input and recurrence [G*H] each, peepholes [3*H]."""
@@ -60,18 +77,11 @@ def _directions(call: Call, gates: int, default: list[str], weights: tuple[Any, 
     kind = call.text("direction", "forward")
     count = 2 if kind == "bidirectional" else 1
     names = call.texts("activations") or default * count
-    alphas, betas = call.numbers("activation_alpha") or [], call.numbers("activation_beta") or []
     each = len(default)
+    activations = _activations(call, names)
     found = []
     for number in range(count):
-        functions = [
-            _activation(
-                names[index],
-                alphas[index] if index < len(alphas) else None,
-                betas[index] if index < len(betas) else None,
-            )
-            for index in range(number * each, (number + 1) * each)
-        ]
+        functions = activations[number * each : (number + 1) * each]
         zeros = jnp.zeros((w.shape[1],), w.dtype)
         half = gates * call.integer("hidden_size", r.shape[2])
         bias_w = zeros if bias is None else bias[number][:half]

@@ -111,7 +111,7 @@ def _resized(x: Any, rule: _Rule, factors: list[float], lengths: list[Any] | Non
             continue
         if not isinstance(size, int):
             raise Unknown("resizing a symbolic dimension")
-        length = math.floor(size * scale) if length is None else length
+        length = math.floor(np.float32(size) * np.float32(scale)) if length is None else length
         positions = _positions(rule, size, length, scale, None if region is None else region.get(axis))
         result = _along(result, axis, rule, positions, scale)
         if rule.coordinates == "tf_crop_and_resize":

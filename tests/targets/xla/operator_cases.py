@@ -370,6 +370,9 @@ def _images() -> Iterator[Case]:
             reference = "onnx" if coordinates == "align_corners" else "ort"
             yield Case("Resize", (x, None, scales), attributes, reference=reference, note=f"{mode}-{coordinates}")
         yield Case("Resize", (x, None, None, i64(1, 2, 7, 3)), {"mode": mode}, reference="ort", note=f"{mode}-sizes")
+    for scale in (0.7, 0.6, 2.3):  # times ten, in float32: a whole number that float64 falls short of
+        scales = np.array([1, 1, scale], np.float32)
+        yield Case("Resize", (f(1, 1, 10), None, scales), {"mode": "linear"}, reference="ort", note=f"by-{scale}")
     for mode in ("linear", "cubic"):
         yield Case("Resize", (x, None, np.array([1, 1, 0.6, 0.5], np.float32)), {"mode": mode, "antialias": 1},
                    note=f"{mode}-antialias")  # fmt: skip
@@ -438,6 +441,8 @@ def _recurrent() -> Iterator[Case]:
     options = {"hidden_size": 4, "clip": 0.5, "activations": ["HardSigmoid", "Tanh", "Relu"],
                "activation_alpha": [0.3], "activation_beta": [0.4]}  # fmt: skip
     yield Case("LSTM", lstm, options, outputs=3, reference="ort", note="activations")
+    options = {"hidden_size": 4, "activations": ["Sigmoid", "LeakyRelu", "Tanh"], "activation_alpha": [0.3]}
+    yield Case("LSTM", lstm, options, outputs=3, reference="ort", note="second-takes-alpha")
 
 
 def _quantized() -> Iterator[Case]:
