@@ -40,13 +40,15 @@ def _arithmetic(op_type: str, function: Callable[[Any, Any], Any]) -> None:
     def evaluate(call: Call, a: _Array, b: _Array) -> Any:
         if not _is_wide(a, b):
             return NotImplemented
-        return _tidy(function(a, b), a if a.dtype != object else b)
+        result = function(a, b)
+        return NotImplemented if result is NotImplemented else _tidy(result, a if a.dtype != object else b)
 
 
 def _divided(a: Any, b: Any) -> Any:
-    """Return the quotient toward zero; symbolic dimensions are positive, where that is floor division."""
+    """Return the quotient toward zero; of symbolic dimensions only where it is decided that floor division is that."""
     if is_symbolic(a) or is_symbolic(b):
-        return a // b
+        is_floor = np.all(b > 0) and (np.all(a % b == 0) or np.all(a >= 0))
+        return a // b if is_floor else NotImplemented
     quotient = np.abs(a) // np.where(b == 0, 1, np.abs(b))
     return np.where((a < 0) != (b < 0), -quotient, quotient)
 

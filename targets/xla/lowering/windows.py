@@ -68,11 +68,12 @@ def ceil_extra(window: Window, spatial: Sequence[Any]) -> list[Any]:
     The last window must start inside the input or its left padding, else it is dropped (as ORT and the specification
     do since opset 22).
     """
+    import jax
+
     extra: list[Any] = []
     for size, reach, stride, (low, high) in zip(spatial, window.reach, window.strides, window.pads, strict=True):
         padded = size + low + high
         count = -((reach - padded) // stride) + 1
-        if isinstance(count, int) and (count - 1) * stride >= size + low:
-            count -= 1
+        count = jax.core.min_dim(count, (size + low - 1) // stride + 1)
         extra.append((count - 1) * stride + reach - padded)
     return extra

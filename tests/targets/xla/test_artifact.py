@@ -99,6 +99,47 @@ def test_expand_by_a_shape_that_is_compared_with_minus_one(tmp_path: Path):
         assert actual[name].dtype == reference.dtype
 
 
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(("kernel", "stride", "pad", "size"), [(2, 2, 1, 3), (1, 2, 0, 4), (2, 3, 0, 6)])
+def test_ceil_mode_drops_the_last_window_of_a_symbolic_size(
+    tmp_path: Path, operator: str, kernel: int, stride: int, pad: int, size: int
+):
+    model = model_from(f"""g (float[n, 1, h, 1] x) => (float[n, 1, m, 1] y) {{
+        y = {operator} <kernel_shape = [{kernel}, 1], strides = [{stride}, 1], pads = [{pad}, 0, {pad}, 0],
+            ceil_mode = 1> (x)
+    }}""")
+    model.opset_imports[""] = 22  # since which the specification says so
+    artifact = build(model, tmp_path)
+    with XlaTarget().open(artifact) as runner:
+        for more in (0, 1, 5):
+            feeds = {"x": np.arange(size + more, dtype=np.float32).reshape(1, 1, -1, 1)}
+            np.testing.assert_allclose(runner(feeds)["y"], unoptimized(model, feeds)["y"])
+
+
+DIVIDES = """g (float[sequence, 2] x) => (int64[1] cut, int64[1] negative, int64[1] half) {
+    size = Shape <start = 0, end = 1> (x)
+    ten = Constant <value_ints = [10]> ()
+    three = Constant <value_ints = [3]> ()
+    two = Constant <value_ints = [2]> ()
+    less = Sub(size, ten)
+    cut = Div(less, three)
+    opposite = Neg(size)
+    negative = Div(opposite, two)
+    half = Div(size, two)
+}"""
+
+
+def test_a_symbolic_quotient_is_cut_toward_zero(tmp_path: Path):
+    model = model_from(DIVIDES)
+    with XlaTarget().open(build(model, tmp_path)) as runner:
+        for size in (5, 8, 11, 17):
+            feeds = {"x": np.zeros((size, 2), np.float32)}
+            actual, expected = runner(feeds), unoptimized(model, feeds)
+            assert {name: array.tolist() for name, array in actual.items()} == {
+                name: array.tolist() for name, array in expected.items()
+            }
+
+
 def test_a_table_of_positions_bounds_the_sequence(tmp_path: Path):
     model = positions()
     artifact = build(model, tmp_path)
