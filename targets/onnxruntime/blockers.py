@@ -29,7 +29,7 @@ _PRECISION_REASONS: dict[str, str] = {
     "bf16": "ONNX Runtime's CPU provider has bfloat16 kernels for a few operators only, none of them Conv or MatMul"
 }
 _UNKNOWN = "ONNX Runtime knows no operator of this name and domain"
-_NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*/(?=\w+\.(cc|h):)")
+_NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^Load model from .*? failed: ?|/\S*/(?=\w+\.(cc|h):)")
 
 
 def find_blockers(model: ir.Model, settings: Settings, *, precision: Precision) -> tuple[Blocker, ...]:
