@@ -7,7 +7,7 @@ from typing import Any
 
 from targets.xla.lowering.call import Call
 from targets.xla.lowering.registry import lowers
-from targets.xla.lowering.values import Unsupported
+from targets.xla.lowering.values import Unsupported, widened
 from targets.xla.lowering.windows import Window, ceil_extra, window_of
 
 
@@ -107,10 +107,10 @@ def lp_pool(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
     from jax import lax
 
-    x = jnp.asarray(x)
-    window, extra = _window(call, x)
+    wide = widened(x)
+    window, extra = _window(call, wide)
     p = call.integer("p", 2)
-    total = _pool(jnp.abs(x) ** p, jnp.zeros((), x.dtype), lax.add, window, extra)
+    total = _pool(jnp.abs(wide) ** p, jnp.zeros((), wide.dtype), lax.add, window, extra)
     return (total ** (1.0 / p)).astype(x.dtype)
 
 
@@ -137,7 +137,7 @@ def global_lp_pool(call: Call, x: Any) -> Any:
     import jax.numpy as jnp
 
     p = call.integer("p", 2)
-    return (jnp.sum(jnp.abs(x) ** p, axis=_spatial(x), keepdims=True) ** (1.0 / p)).astype(x.dtype)
+    return (jnp.sum(jnp.abs(widened(x)) ** p, axis=_spatial(x), keepdims=True) ** (1.0 / p)).astype(x.dtype)
 
 
 @lowers("MaxUnpool", since=9, host=(2,))

@@ -7,7 +7,7 @@ from typing import Any
 
 from targets.xla.lowering.call import Call
 from targets.xla.lowering.registry import lowers
-from targets.xla.lowering.values import ints_from
+from targets.xla.lowering.values import ints_from, widened
 
 _Reduce = Callable[[Any, tuple[int, ...], bool], Any]
 
@@ -78,17 +78,19 @@ def _l1(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
 def _l2(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
     import jax.numpy as jnp
 
-    return jnp.sqrt(_sum(x * x, axes, keep).astype(jnp.result_type(x.dtype, jnp.float32))).astype(x.dtype)
+    wide = widened(x)
+    return jnp.sqrt(_sum(wide * wide, axes, keep).astype(jnp.result_type(wide.dtype, jnp.float32))).astype(x.dtype)
 
 
 def _sum_square(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
-    return _sum(x * x, axes, keep)
+    wide = widened(x)
+    return _sum(wide * wide, axes, keep).astype(x.dtype)
 
 
 def _log_sum(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
     import jax.numpy as jnp
 
-    return jnp.log(_sum(x, axes, keep)).astype(x.dtype)
+    return jnp.log(_sum(widened(x), axes, keep)).astype(x.dtype)
 
 
 def _log_sum_exp(x: Any, axes: tuple[int, ...], keep: bool) -> Any:

@@ -109,6 +109,14 @@ def ints_from(value: Any, what: str) -> list[int]:
     return list(dims)
 
 
+def widened(x: Any) -> Any:
+    """Return a float tensor in float32 at least, for sums that need its range and digits; others as they are."""
+    import jax.numpy as jnp
+
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4 else x
+
+
 def on_device(value: Any) -> Any:
     """Return a value as what jax computes with; symbolic dimensions become int64 scalars of the running program."""
     import jax.numpy as jnp
