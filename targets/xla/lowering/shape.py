@@ -173,6 +173,8 @@ def slice_of(start: Any, end: Any, step: int, size: Any) -> slice:
     begin = None if isinstance(start, int) and (start <= -huge if step > 0 else start >= huge) else start
     stop = None if isinstance(end, int) and (end >= huge if step > 0 else end <= -huge) else end
     if isinstance(size, int):
+        if isinstance(begin, int) and step < 0 and begin < -size:
+            begin = -size  # ONNX reads the first row, where Python reads none
         if isinstance(stop, int) and step < 0 and stop < -size:
             stop = None
         return slice(begin, stop, step)

@@ -301,6 +301,7 @@ def _shapes() -> Iterator[Case]:
     yield Case("Tile", (x, i64(1, 2, 3)))
     yield Case("Slice", (f(5, 6), i64(1, -1), i64(2**62, -(2**62)), i64(0, 1), i64(2, -2)))
     yield Case("Slice", (f(5, 6), i64(-3), i64(-1)), note="negative")
+    yield Case("Slice", (f(5, 6), i64(-10), i64(-100), i64(0), i64(-1)), reference="ort", note="from-before-the-first")
     yield Case("Slice", (f(5, 6),), {"starts": [1], "ends": [3], "axes": [1]}, opset=9, reference="ort")
     yield Case("Split", (f(7, 2), i64(3, 4)), {"axis": 0}, outputs=2)
     yield Case("Split", (f(7, 2),), {"axis": 0, "num_outputs": 2}, outputs=2, note="uneven")
