@@ -48,7 +48,9 @@ def _is_initialised() -> bool:
 
 
 def start_pool(threads: int) -> int:
-    """Return the size of XLA's CPU thread pool: `threads` if this is its first use here, else what it was made with.
+    """Return the size of XLA's CPU thread pool: `threads`, or what it was made with before.
+
+    Never more than the processors that this process may use: XLA makes all threads at once, and hangs on too many.
 
     XLA reads the size (from the variable NPROC, else the processors it may use) when its CPU client is made, once in a
     process, and offers no way to change it later.
@@ -58,6 +60,7 @@ def start_pool(threads: int) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if _is_initialised() or jax.config.jax_platforms not in (None, "", "cpu"):
         return _pool_sizes[-1] if _pool_sizes else available
+    threads = min(threads, available)
     before = os.environ.get("NPROC")
     os.environ["NPROC"] = str(threads)
     try:
