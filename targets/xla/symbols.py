@@ -14,6 +14,8 @@ from targets.base import DimRange, TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_RESERVED = ("floordiv", "max", "min", "mod")
+"""What jax's notation for dimensions reads as an operation."""
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -33,7 +35,8 @@ def symbol_names(specs: Sequence[TensorSpec]) -> dict[str, str]:
             if isinstance(dim, int):
                 continue
             name = dim_name(spec, axis)
-            plain = name if _IDENTIFIER.fullmatch(name) else re.sub(r"\W", "_", f"d_{name}")
+            is_plain = _IDENTIFIER.fullmatch(name) and name not in _RESERVED
+            plain = name if is_plain else re.sub(r"\W", "_", f"d_{name}")
             while name not in names and plain in names.values():
                 plain += "_"
             names.setdefault(name, plain)
