@@ -13,7 +13,7 @@ from passes.errors import ArtifactRefused, CannotRun, UsageError
 from targets.base import Artifact, TensorSpec
 from targets.feeds import check_feeds
 from targets.manifest import read_manifest
-from targets.xla.backend import load_jax, start_pool
+from targets.xla.backend import has_tpu, load_jax, start_pool
 from targets.xla.build import PROGRAM_FILE
 from targets.xla.weights import FILE_NAME as WEIGHTS_FILE
 from targets.xla.weights import read_weights
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from targets.base import Array
 
 
+KEPT_BYTES = 2 << 30
+"""Weights that compiled programs hold, each a copy of its own; beyond it the one unused for longest goes first."""
 KEPT_SHAPES = 16
-"""Compiled programs kept; each holds its own copy of the weights, so the one unused for longest goes first."""
+"""Compiled programs kept at most, however small their weights."""
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class XlaRunner:
     pool_threads: int
     function: Any
     bounds: tuple[str, ...] = ()
+    weight_bytes: int = 0
     compiled: dict[tuple[tuple[int, ...], ...], Any] = field(default_factory=dict)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -48,13 +51,21 @@ class XlaRunner:
         values = [np.asarray(feeds[spec.name], order="C") for spec in self.inputs]
         shapes = tuple(value.shape for value in values)
         with jax.enable_x64(True):
-            program = self.compiled.pop(shapes, None) or self._compiled(values)
+            program = self.compiled.pop(shapes, None)
+            if program is None:
+                self._make_room()
+                program = self._compiled(values)
             self.compiled[shapes] = program  # the latest used stands last
-            if len(self.compiled) > KEPT_SHAPES:
-                del self.compiled[next(iter(self.compiled))]
             results = program(*values)
             arrays = [np.asarray(result) for result in results]
         return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
+
+    def _make_room(self) -> None:
+        """Drop the programs unused for longest, so that one more stays within the limits."""
+        while self.compiled and (
+            len(self.compiled) >= KEPT_SHAPES or (len(self.compiled) + 1) * self.weight_bytes > KEPT_BYTES
+        ):
+            del self.compiled[next(iter(self.compiled))]
 
     def _compiled(self, values: list[Array]) -> Any:
         import jax
@@ -80,12 +91,13 @@ def open_artifact(artifact: Artifact, threads: int) -> Iterator[XlaRunner]:
     """Yield the runner. Raises CannotRun for a topology's artifact, ArtifactRefused for a changed or unfit one."""
     manifest = read_manifest(artifact.path)
     if manifest.target != "xla":
-        raise ArtifactRefused(f"{artifact.path} is an artifact of {manifest.target}, not of xla.")
+        raise ArtifactRefused(f"The artifact is one of {manifest.target}, not of xla.")
     topology = manifest.settings.get("topology", "")
     if topology:
+        why = "running such a program is not implemented" if has_tpu() else "this machine has no TPU"
         raise CannotRun(
-            f"The program was compiled ahead of time for {topology}; this machine has no TPU, so it was not executed.",
-            hint="Run it on such a TPU, or build the xla target without 'topology' to run here.",
+            f"The program was compiled ahead of time for {topology}; {why}, so it was not executed.",
+            hint="Build the xla target without 'topology' to run here.",
         )
     jax = load_jax()
     from jax import export
@@ -95,13 +107,12 @@ def open_artifact(artifact: Artifact, threads: int) -> Iterator[XlaRunner]:
         exported = export.deserialize(bytearray((artifact.path / PROGRAM_FILE).read_bytes()))
     except Exception as error:
         raise ArtifactRefused(
-            f"{artifact.path / PROGRAM_FILE} is not a program that jax {jax.__version__} reads: {error}",
+            f"The artifact's {PROGRAM_FILE} is not a program that jax {jax.__version__} reads: {error}",
             hint=f"It was built with jax {manifest.versions.get('jax', '?')}: install that, or build it again.",
         ) from error
-    if jax.default_backend() not in exported.platforms and jax.default_backend() != "gpu":
-        raise CannotRun(
-            f"The program is for {', '.join(exported.platforms)}; jax runs on {jax.default_backend()} here."
-        )
+    platform = "cuda" if jax.default_backend() == "gpu" else jax.default_backend()  # jax's two names for one
+    if platform not in exported.platforms:
+        raise CannotRun(f"The program is for {', '.join(exported.platforms)}; jax runs on {platform} here.")
     weights = read_weights(artifact.path / WEIGHTS_FILE)
 
     def function(*inputs: Any) -> Any:
@@ -109,4 +120,5 @@ def open_artifact(artifact: Artifact, threads: int) -> Iterator[XlaRunner]:
         return exported.call(weights, list(inputs))
 
     bounds = tuple(manifest.details.get("bounds", ()))
-    yield XlaRunner(manifest.inputs, manifest.outputs, threads, pool, function, bounds)
+    size = sum(array.nbytes for array in weights.values())
+    yield XlaRunner(manifest.inputs, manifest.outputs, threads, pool, function, bounds, size)

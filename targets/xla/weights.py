@@ -120,4 +120,6 @@ def read_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             found[name] = raw.view(dtype).reshape(shape)
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactRefused(f"{path} cannot be read: {error}", hint="Build the artifact again.") from error
+        raise ArtifactRefused(
+            f"The artifact's {path.name} cannot be read: {type(error).__name__}", hint="Build the artifact again."
+        ) from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +247,31 @@ def test_keeps_the_programs_used_last(tmp_path: Path, monkeypatch: pytest.Monkey
         for batch in (1, 2, 1, 3):
             runner(small.feeds(batch, 1))
         assert list(runner.compiled) == [((1, 6),), ((3, 6),)]
+
+
+def test_keeps_no_more_programs_than_their_weights_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = SMALL_MODELS["mlp"]
+    with XlaTarget().open(build(small.model(), tmp_path)) as runner:
+        assert runner.weight_bytes == sum(array.nbytes for array in read_weights(tmp_path / FILE_NAME).values())
+        for limit, kept in ((2 * runner.weight_bytes, 2), (1, 1)):
+            monkeypatch.setattr(runner_module, "KEPT_BYTES", limit)
+            for batch in (1, 2, 3, 4):
+                runner(small.feeds(batch, 1))
+            runner(small.feeds(5, 1))
+            assert len(runner.compiled) == kept
+            runner.compiled.clear()
+
+
+@pytest.mark.parametrize("name", ["max", "min", "mod", "floordiv"])
+def test_dimensions_may_have_the_names_of_operations(tmp_path: Path, name: str):
+    artifact = build(model_from(f"g (float[{name}, 2] x) => (float[{name}, 2] y) {{ y = Neg(x) }}"), tmp_path)
+    assert artifact.manifest.outputs[0].shape == (name, 2)
+
+
+def test_asks_xla_for_no_more_threads_than_there_are_processors():
+    code = "from targets.xla.backend import load_jax, start_pool; load_jax(); print(start_pool(100_000))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) <= (os.cpu_count() or 1)
 
 
 def test_program_holds_no_source_path(tmp_path: Path):

@@ -21,7 +21,7 @@ def options(topology: str, batch: int = 2, **more) -> BuildOptions:
     return BuildOptions(settings={"topology": topology}, dims=dims, **more)
 
 
-def test_compiles_and_reports_and_does_not_run_here(tmp_path: Path):
+def test_compiles_and_reports_and_does_not_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     target, chosen = XlaTarget(), options("v5e:2x2", precision="bf16")
     model = SMALL_MODELS["mlp"].model()
     assert target.blockers(model, chosen) == ()
@@ -36,6 +36,9 @@ def test_compiles_and_reports_and_does_not_run_here(tmp_path: Path):
     assert cost["flops"] >= 2 * 2 * (6 * 16 + 16 * 3)
     assert manifest.details["chip"]["hbm_bytes"] == 16 << 30
     with pytest.raises(CannotRun, match="compiled ahead of time for v5e:2x2; this machine has no TPU"):
+        target.open(artifact).__enter__()
+    monkeypatch.setattr("targets.xla.runner.has_tpu", lambda: True)
+    with pytest.raises(CannotRun, match="running such a program is not implemented"):
         target.open(artifact).__enter__()
 
 
