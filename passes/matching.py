@@ -141,11 +141,6 @@ def producer_of(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     return node if is_op(node, *op_types) else None
 
 
-def is_read_only_by(value: ir.Value, *nodes: ir.Node) -> bool:
-    """Return whether nothing but these nodes reads the value."""
-    return not value.is_graph_output() and all(reader in nodes for reader in value.consumers())
-
-
 def other_readers(value: ir.Value, *nodes: ir.Node) -> str:
     """Return why the value cannot vanish: "output 'y' also feeds Relu_3"; empty when only `nodes` read it."""
     from passes.base import node_label

@@ -108,12 +108,6 @@ class Measurement:
             notes=self.notes,
         )
 
-    def compare_all(self, candidate: str) -> tuple[SpeedComparison, ...]:
-        """Return `candidate` against every other label that was measured, in their order."""
-        if candidate not in self.times_ms:
-            return ()
-        return tuple(self.compare(label, candidate) for label in self.times_ms if label != candidate)
-
 
 def measure(
     runners: Mapping[str, Runnable],

@@ -138,8 +138,6 @@ def test_a_runner_that_fails_is_left_out_with_its_reason_and_the_rest_is_measure
     result = measure(runners, FEEDS, threads=1, plan=PLAN, clock_ns=machine)
     assert result.failed == {"broken": "RuntimeError: no kernel"}
     assert list(result.times_ms) == ["a", "b"]
-    assert [each.baseline.label for each in result.compare_all("b")] == ["a"]
-    assert result.compare_all("broken") == ()
     assert measure({"broken": broken}, FEEDS, threads=1).times_ms == {}
     with pytest.raises(UsageError):
         measure({}, FEEDS, threads=1)
