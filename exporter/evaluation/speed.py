@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,7 +124,7 @@ def measure(
     """
     if not runners:
         raise UsageError("There is nothing to measure.")
-    notes = _machine_notes()
+    notes: tuple[str, ...] = ()
     calls: dict[str, int] = {}
     blocks: dict[str, int] = {}
     failed: dict[str, str] = {}
@@ -216,16 +215,6 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _machine_notes() -> tuple[str, ...]:
-    """Return what makes timings here less certain: other processes that keep the processors busy."""
-    if not hasattr(os, "getloadavg"):
-        return ()
-    load, processors = os.getloadavg()[0], os.cpu_count() or 1
-    if load > processors / 2:
-        return (f"the machine was busy: load {load:.1f} on {processors} processors when the measurement began",)
-    return ()
 
 
 def judge_speed(gates: Sequence[GateSpec], comparison: SpeedComparison | None, *, reason: str = "") -> tuple[Gate, ...]:
