@@ -68,7 +68,7 @@ def inspect(path: Path, *, targets: tuple[TargetRequest, ...] = ()) -> ModelSumm
 
 
 def _model_summary(path: Path, model: ir.Model, fits: tuple[TargetFit, ...]) -> ModelSummary:
-    from exporter.graph_specs import specs_of
+    from targets.specs import specs_from_values
 
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes()
@@ -85,8 +85,8 @@ def _model_summary(path: Path, model: ir.Model, fits: tuple[TargetFit, ...]) -> 
     return ModelSummary(
         path=str(path),
         opsets=dict(model.opset_imports),
-        inputs=specs_of(model.graph.inputs),
-        outputs=specs_of(model.graph.outputs),
+        inputs=specs_from_values(model.graph.inputs),
+        outputs=specs_from_values(model.graph.outputs),
         nodes=sum(operators.values()),
         operators=dict(operators.most_common()),
         weights=len(tensors),

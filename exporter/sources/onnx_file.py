@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.graph_specs import specs_of
 from exporter.results import Attempt
 from exporter.sources.base import Traced
 from exporter.sources.onnx_operators import refuse_unknown_operators
@@ -17,6 +16,7 @@ from passes.errors import BadModel
 from passes.optional import require
 from passes.serialization import load_model
 from targets.base import TensorSpec
+from targets.specs import specs_from_values
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -91,7 +91,7 @@ def open_onnx_file(location: str, *, samples: Iterable[Feeds] | None = None) -> 
 
 def _ranked(inputs: Sequence[ir.Value], samples: Iterable[Feeds] | None) -> tuple[TensorSpec, ...]:
     """Return the inputs' specs; one without a rank has that of the first sample, each of its dimensions by a name."""
-    specs = specs_of(inputs)
+    specs = specs_from_values(inputs)
     unranked = {str(value.name) for value in inputs if value.shape is None}
     if not unranked:
         return specs
