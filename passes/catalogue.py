@@ -25,6 +25,7 @@ from passes.fusion.fuse_matmul_add import FuseMatmulAdd
 from passes.fusion.fuse_rms_norm import FuseRmsNorm
 from passes.fusion.fuse_sum import FuseSum
 from passes.fusion.pack_qkv import PackQkv
+from passes.fusion.simplify_recurrent import SimplifyRecurrent
 from passes.fusion.unflatten_matmul import UnflattenMatmul
 from passes.pipeline import Pipeline, Repeat
 from passes.precision.convert_float import ConvertBf16, ConvertFp16
@@ -65,6 +66,7 @@ PASSES: dict[str, type[Pass]] = _table(
     PackQkv,
     QuantizeStatic,
     RemoveIdentities,
+    SimplifyRecurrent,
     UnflattenMatmul,
     UpgradeOpset,
 )
@@ -85,6 +87,7 @@ def default_pipeline() -> Pipeline:
     )
     fusions = (
         FuseConvBatchNorm(),
+        SimplifyRecurrent(),
         FuseGelu(),
         FuseLayerNorm(),
         FuseRmsNorm(),

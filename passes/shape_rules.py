@@ -243,6 +243,15 @@ def _attention(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     return (*query[:2], product([heads, Dim(integer(node, "q_num_heads", 1))]))
 
 
+def _recurrent(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    data, recurrence = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
+    if data is None or recurrence is None or len(data) != 3 or len(recurrence) != 3:
+        return None
+    if integer(node, "layout", 0):
+        return (*data[:2], recurrence[0], recurrence[2])
+    return data[0], recurrence[0], data[1], recurrence[2]
+
+
 _UNARY_TEXT = """
     Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Cast Ceil Celu Clip Cos Cosh CumSum Dropout
     Elu Erf Exp Floor Gelu GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf
@@ -273,8 +282,11 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "RNN": _recurrent,
     "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
