@@ -97,13 +97,17 @@ def smol23() -> Network:
     return Network(base.module, base.sample, base.axes, base.sizes, opset=23)
 
 
-def t5_encoder() -> Network:
+def t5_encoder(attention: str = "sdpa") -> Network:
     from transformers import T5Config, T5EncoderModel
 
-    return Network(_random(T5EncoderModel, T5Config()), _text(32128), TEXT_AXES)
+    return Network(_random(T5EncoderModel, T5Config(attn_implementation=attention)), _text(32128), TEXT_AXES)
 
 
-def t5_decoder() -> Network:
+def t5_encoder_eager() -> Network:
+    return t5_encoder("eager")
+
+
+def t5_decoder(attention: str = "sdpa") -> Network:
     """t5-small's decoder with its head: token ids and the encoder's states to logits, without cache."""
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -140,7 +144,12 @@ def t5_decoder() -> Network:
         "encoder_hidden_states": {0: "batch", 1: "encoder_sequence"},
         "encoder_attention_mask": {0: "batch", 1: "encoder_sequence"},
     }
-    return Network(Decoder(_random(T5ForConditionalGeneration, T5Config())).eval(), sample, axes)
+    whole = _random(T5ForConditionalGeneration, T5Config(attn_implementation=attention))
+    return Network(Decoder(whole).eval(), sample, axes)
+
+
+def t5_decoder_eager() -> Network:
+    return t5_decoder("eager")
 
 
 def whisper_encoder() -> Network:
@@ -235,6 +244,8 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "smol23": smol23,
     "t5-encoder": t5_encoder,
     "t5-decoder": t5_decoder,
+    "t5-encoder-eager": t5_encoder_eager,
+    "t5-decoder-eager": t5_decoder_eager,
     "vit-base": vit_base,
     "whisper-encoder": whisper_encoder,
     "whisper-decoder": whisper_decoder,
@@ -254,6 +265,9 @@ def _random(build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
 
 
 def _timm(name: str) -> nn.Module:
+    from vision_stand_in import stand_in_for_torchvision
+
+    stand_in_for_torchvision()
     import timm
 
     torch.manual_seed(0)
