@@ -33,7 +33,7 @@ APART = "optimum-o2"  # needs an older transformers, so an environment of its ow
 def main() -> None:
     arguments = parsed()
     graphs = [path for path in sorted(arguments.zoo.glob("*-*.onnx")) if wanted(path.stem, arguments.graphs)]
-    done = finished(arguments.out) if arguments.resume else set()
+    done = finished_keys(arguments.out, ("graph", "tool")) if arguments.resume else set()
     for source in graphs:
         tools = [tool for tool in arguments.tools if (source.stem, tool) not in done]
         tools = [
@@ -68,9 +68,10 @@ def wanted(graph: str, names: list[str]) -> bool:
     return not names or graph in names or graph.rpartition("-")[0] in names
 
 
-def finished(out: Path) -> set[tuple[str, str]]:
+def finished_keys(out: Path, fields: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Return which combinations of `fields` the lines of `out` already hold."""
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    return {(row["graph"], row["tool"]) for row in rows}
+    return {tuple(row[field] for field in fields) for row in rows}
 
 
 def new_row(graph: str, tool: str) -> dict[str, Any]:
@@ -125,24 +126,25 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def child(command: list[str]) -> tuple[dict[str, Any], str]:
-    """Return the last line of JSON that the process printed, and why there is none."""
+def child(command: list[str], *, longest_s: float = LONGEST_S, last_line: bool = True) -> tuple[dict[str, Any], str]:
+    """Return the last line of JSON that the process printed, if one is asked for, and why there is none."""
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[2])}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )
     try:
-        text, _ = process.communicate(timeout=LONGEST_S)
+        text, _ = process.communicate(timeout=longest_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return {}, f"more than {LONGEST_S} s"
+        return {}, f"more than {longest_s} s"
     lines = [line for line in text.splitlines() if line.strip()]
     if process.returncode < 0:
         return {}, f"killed by {signal.Signals(-process.returncode).name}"
-    if process.returncode or not lines or not lines[-1].startswith("{"):
+    is_json = bool(lines) and lines[-1].startswith("{")
+    if process.returncode or (last_line and not is_json):
         return {}, (lines or ["no output"])[-1][:200]
-    return json.loads(lines[-1]), ""
+    return json.loads(lines[-1]) if last_line else {}, ""
 
 
 if __name__ == "__main__":
