@@ -19,23 +19,19 @@ class Editor:
 
     model: ir.Model
     _names: set[str] = field(default_factory=set)
+    _counts: dict[str, int] = field(default_factory=dict)
     _constants: dict[tuple[object, ...], ir.Value] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for graph in self.model.graphs():
-            self._names.update(str(value.name) for value in graph.inputs)
-            self._names.update(graph.initializers)
-            for node in graph:
-                self._names.add(node.name or "")
-                self._names.update(str(value.name) for value in node.outputs if value.name)
 
     def fresh_name(self, base: str) -> str:
         """Return `base`, or `base_1`, `base_2`, ... where that is taken."""
-        name, count = base, 0
+        if not self._names:  # gathered for the first new name: most runs of most passes make none
+            self._names = _names_in(self.model)
+        name, count = base, self._counts.get(base, 0)
         while name in self._names:
             count += 1
             name = f"{base}_{count}"
         self._names.add(name)
+        self._counts[base] = count
         return name
 
     def constant(self, array: np.ndarray, base: str) -> ir.Value:
@@ -105,6 +101,7 @@ class Editor:
             new.shape = old.shape.copy()
         name, old_node = old.name, old.producer()
         self._names.discard(str(new.name))
+        self._counts.clear()
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name = None
         new.name = name
@@ -119,6 +116,17 @@ class Editor:
             if dead.graph is None or not is_dead(dead):
                 continue
             pending.extend(remove_node(dead))
+
+
+def _names_in(model: ir.Model) -> set[str]:
+    names = {""}
+    for graph in model.graphs():
+        names.update(str(value.name) for value in graph.inputs)
+        names.update(graph.initializers)
+        for node in graph:
+            names.add(node.name or "")
+            names.update([str(value.name) for value in node.outputs if value.name])
+    return names
 
 
 def is_dead(node: ir.Node) -> bool:

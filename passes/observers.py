@@ -123,5 +123,5 @@ def replay_hint(pipeline: str, rewrites: int) -> str:
 
 def count_nodes(model: ir.Model) -> int:
     """Return the number of nodes of the graph, its subgraphs and its functions."""
-    total = sum(1 for _ in model.graph.all_nodes())
+    total = sum(len(graph) for graph in model.graphs())
     return total + sum(sum(1 for _ in function.all_nodes()) for function in model.functions.values())

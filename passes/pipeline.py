@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Passes run in turn until a round applies nothing, or `rounds` rounds are done: `repeat{rounds=4}(a,b)`."""
+    """Passes run in turn until a round applies nothing, or `rounds` rounds are done: `repeat{rounds=4}(a,b)`.
+
+    A pass that found nothing is not asked again until another one has changed the graph.
+    """
 
     steps: tuple[Pass, ...]
     rounds: int = 8
@@ -78,6 +81,8 @@ class _Run:
     observers: tuple[Observer, ...]
     text: str
     results: list[PassResult] = field(default_factory=list)
+    _rewrites: int = 0
+    _idle_at: dict[Pass, int] = field(default_factory=dict)
 
     def once(self, step: Pass) -> int:
         if self.context.budget.is_spent:
@@ -89,17 +94,17 @@ class _Run:
         except GraphwrightError:
             raise
         except Exception as error:
-            hint = f"Replay with: --pipeline '{self.text}'; --limit {self._applied()} stops right before it."
+            hint = f"Replay with: --pipeline '{self.text}'; --limit {self._rewrites} stops right before it."
             raise PassBroken(f"The pass '{step}' raised {type(error).__name__}: {error}", hint=hint) from error
         self.results.append(result)
+        if not result.applied:
+            self._idle_at[step] = self._rewrites
+        self._rewrites += len(result.applied)
         for observer in self.observers:
             observer.after(step, self.model, result)
         return len(result.applied)
 
     def repeat(self, group: Repeat) -> None:
         for _ in range(group.rounds):
-            if sum([self.once(step) for step in group.steps]) == 0:
+            if sum([self.once(step) for step in group.steps if self._idle_at.get(step) != self._rewrites]) == 0:
                 return
-
-    def _applied(self) -> int:
-        return sum(len(result.applied) for result in self.results)

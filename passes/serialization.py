@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from passes.deferred_sympy import import_onnx_ir
 from passes.errors import BadModel, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def load_model(path: Path) -> ir.Model:
     Raises BadModel for a file that is missing, truncated or not ONNX, an opset below 9, and external data that is
     missing, too short, or lies outside the model's folder (a path-traversal attempt, onnx issue 3991).
     """
+    import_onnx_ir()
     import onnx_ir as ir
 
     if not path.is_file():
