@@ -97,6 +97,23 @@ def smol23() -> Network:
     return Network(base.module, base.sample, base.axes, base.sizes, opset=23)
 
 
+def llama1b() -> Network:
+    """A Llama of TinyLlama's sizes: 1.1 billion parameters, 4.4 GB."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=2048,
+        num_hidden_layers=22,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        intermediate_size=5632,
+        vocab_size=32000,
+        max_position_embeddings=2048,
+        use_cache=False,
+    )
+    return Network(_random(LlamaForCausalLM, config), _text(32000), TEXT_AXES)
+
+
 def t5_encoder(attention: str = "sdpa") -> Network:
     from transformers import T5Config, T5EncoderModel
 
@@ -257,6 +274,9 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "lstm": lstm,
     "crepe": crepe,
 }
+
+LARGE: dict[str, Callable[[], Network]] = {"llama1b": llama1b}
+"""Exported where they are named only."""
 
 
 def _random(build: Callable[[Any], nn.Module], config: Any) -> nn.Module:

@@ -202,7 +202,7 @@ NEEDS_CONFIG = ("ort-transformers", "optimum-o2")
 
 if __name__ == "__main__":
     call = TOOLS[sys.argv[1]]()
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     call(Path(sys.argv[2]), Path(sys.argv[3]))
-    seconds = time.perf_counter() - started
-    print("\n" + json.dumps({"call_s": seconds, "peak_mb": peak_mb()}))
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
+    print("\n" + json.dumps({"call_s": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb()}))

@@ -23,9 +23,14 @@ EXTERNAL_BYTES = 64 * 2**20
 
 
 def main(out: Path, wanted: list[str]) -> None:
-    from networks import NETWORKS
+    from networks import LARGE, NETWORKS
 
-    every = [f"{name}-{exporter}" for name in NETWORKS for exporter in EXPORTERS if (name, exporter) not in NEVER]
+    every = [
+        f"{name}-{exporter}"
+        for name in (*NETWORKS, *(LARGE if wanted else ()))
+        for exporter in EXPORTERS
+        if (name, exporter) not in NEVER
+    ]
     chosen = [graph for graph in every if not wanted or graph in wanted or graph.rpartition("-")[0] in wanted]
     for graph in chosen:
         started = time.perf_counter()
@@ -80,11 +85,11 @@ def export(out: Path, graph: str) -> None:
     import numpy as np
     import onnx
     import torch
-    from networks import NETWORKS
+    from networks import LARGE, NETWORKS
     from torch.utils import _pytree as pytree
 
     name, _, exporter = graph.rpartition("-")
-    network = NETWORKS[name]()
+    network = (NETWORKS | LARGE)[name]()
     samples = [network.sample(*size) for size in network.sizes]
     results = []
     with torch.no_grad():
