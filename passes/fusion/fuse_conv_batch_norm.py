@@ -1,4 +1,4 @@
-"""BatchNormalization folded into a convolution."""
+"""BatchNormalization folded into a convolution or matrix product."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
 from passes.editing import Editor
+from passes.fusion.channel_weights import Weights, absorbed, scaled, weights_of
 from passes.matching import (
     constant_tensor,
+    dims_of,
     input_at,
     integer,
     integers,
@@ -25,15 +27,24 @@ if TYPE_CHECKING:
 
     from passes.base import Recorder
 
+_TARGETS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_READERS = ("Conv", "Gemm", "MatMul")
+
 
 @dataclass(frozen=True)
 class FuseConvBatchNorm(Pass):
-    """Fold BatchNormalization into the Conv or ConvTranspose before it, or into the Conv after it.
+    """Fold BatchNormalization into the Conv, ConvTranspose or matrix product next to it.
 
-    Conv [N, C, H, W] -> BatchNormalization becomes one Conv with scaled weights and a bias; BatchNormalization -> Conv
-    as well, where the Conv pads nothing, since padding puts zeros where the norm would have put its bias.
-    Refuses when the value between has another reader, a weight or statistic is not constant, or the norm is in training
-    mode.
+    | form | becomes |
+    |---|---|
+    | Conv or ConvTranspose, BatchNormalization | Conv or ConvTranspose with a bias, also in groups |
+    | Gemm, or MatMul of matrices, BatchNormalization | Gemm |
+    | BatchNormalization, Convs that pad nothing | Convs with a bias; with padding if the norm shifts nothing |
+    | BatchNormalization [N, C], Gemm or MatMul | Gemm |
+
+    So Conv, Relu, BatchNormalization, Conv folds into the second Conv. A weight that others read too is copied.
+    Refuses when the value between has another reader, a weight or statistic is not constant, the norm is in training
+    mode, or the Conv after it pads: with zeros, where the norm would have put its bias.
     """
 
     name: ClassVar[str] = "fuse-conv-batch-norm"
@@ -45,13 +56,13 @@ class FuseConvBatchNorm(Pass):
             for node in list(graph):
                 if node.graph is not graph or not is_op(node, "BatchNormalization"):
                     continue
-                conv = producer_of(node.inputs[0], "Conv", "ConvTranspose")
-                if conv is not None and conv.graph is graph:
-                    _fold_after(conv, node, recorder, editor)
+                before = producer_of(node.inputs[0], *_TARGETS)
+                if before is not None and before.graph is graph:
+                    _fold_after(before, node, recorder, editor)
                     continue
-                readers = node.outputs[0].consumers()
-                if readers and all(is_op(reader, "Conv") and reader.graph is graph for reader in readers):
-                    _fold_before(node, readers[0], recorder, editor)
+                readers = list(dict.fromkeys(node.outputs[0].consumers()))
+                if readers and all(is_op(reader, *_READERS) and reader.graph is graph for reader in readers):
+                    _fold_before(node, readers, recorder, editor)
         return recorder.result()
 
 
@@ -69,18 +80,26 @@ def _affine(norm: ir.Node) -> tuple[np.ndarray, np.ndarray] | str:
     return factor, bias - mean * factor
 
 
-def _constants(conv: ir.Node) -> tuple[np.ndarray, np.ndarray | None] | str:
-    weight, bias = constant_tensor(conv.inputs[1]), constant_tensor(input_at(conv, 2))
-    if weight is None or (bias is None and input_at(conv, 2) is not None):
-        return "the weight or bias of the convolution is not constant"
-    return weight.numpy(), None if bias is None else bias.numpy()
+def _constants(node: ir.Node) -> Weights | str:
+    found = weights_of(node)
+    if isinstance(found, str):
+        is_conv = node.op_type.startswith("Conv")
+        return "the weight or bias of the convolution is not constant" if is_conv else found
+    if node.op_type == "Gemm":
+        if integer(node, "transA", 0) or number(node, "alpha", 1.0) != 1 or number(node, "beta", 1.0) != 1:
+            return "the Gemm transposes its input or scales"
+        if found.bias is not None and len(found.bias.shape) > 1:
+            return "the bias of the Gemm is not one row"
+    return found
 
 
-def _fold_after(conv: ir.Node, norm: ir.Node, recorder: Recorder, editor: Editor) -> None:
+def _fold_after(before: ir.Node, norm: ir.Node, recorder: Recorder, editor: Editor) -> None:
     import numpy as np
 
-    affine, constants = _affine(norm), _constants(conv)
-    reason = other_readers(conv.outputs[0], norm)
+    if before.op_type == "MatMul" and len(dims_of(norm.outputs[0]) or dims_of(norm.inputs[0]) or ()) != 2:
+        return  # channels are on another axis than the columns
+    affine, constants = _affine(norm), _constants(before)
+    reason = other_readers(before.outputs[0], norm)
     if not reason and isinstance(affine, str):
         reason = affine
     if not reason and isinstance(constants, str):
@@ -90,67 +109,68 @@ def _fold_after(conv: ir.Node, norm: ir.Node, recorder: Recorder, editor: Editor
         return
     if not recorder.may_apply(norm, "after"):
         return
-    (factor, offset), (weight, bias) = affine, constants
-    wide = weight.astype(np.float64)
-    tail = (1,) * (weight.ndim - 2)
-    if conv.op_type == "Conv":  # [M, C / group, ...]
-        wide = wide * factor.reshape(-1, 1, *tail)
-    else:  # [C, M / group, ...]
-        groups = integer(conv, "group", 1)
-        split = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-        wide = (split * factor.reshape(groups, 1, -1, *tail)).reshape(weight.shape)
-    shifted = offset if bias is None else offset + bias.astype(np.float64) * factor
-    output = norm.outputs[0]
-    inputs = [
-        conv.inputs[0],
-        editor.constant(wide.astype(weight.dtype), f"{_weight_name(conv)}_folded"),
-        editor.constant(shifted.astype(weight.dtype), f"{output.name}_bias"),
-    ]
-    new = editor.insert(norm, conv.op_type, inputs, name=str(output.name), attributes=_attributes(conv), like=output)
-    editor.take_over(output, new)
+    factor, offset = affine
+    bias = None if constants.bias is None else constants.bias.numpy().astype(np.float64)
+    shifted = offset if bias is None else offset + bias * factor
+    _replace(before, before.inputs[0], scaled(before, constants.weight.numpy(), factor), shifted, norm, editor)
 
 
-def _fold_before(norm: ir.Node, conv: ir.Node, recorder: Recorder, editor: Editor) -> None:
+def _fold_before(norm: ir.Node, readers: list[ir.Node], recorder: Recorder, editor: Editor) -> None:
     import numpy as np
 
-    affine, constants = _affine(norm), _constants(conv)
-    reason = other_readers(norm.outputs[0], conv)
-    if not reason and (
-        any(integers(conv, "pads") or ()) or text(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    ):
-        reason = "the Conv after it pads with zeros"
-    if not reason and isinstance(affine, str):
-        reason = affine
-    if not reason and isinstance(constants, str):
-        reason = constants
-    if reason or isinstance(affine, str) or isinstance(constants, str):
-        recorder.refuse(norm, reason)
+    affine = _affine(norm)
+    if isinstance(affine, str):
+        recorder.refuse(norm, affine)
         return
+    factor, offset = affine
+    found: list[Weights] = []
+    for reader in readers:
+        constants = _constants(reader)
+        reason = other_readers(norm.outputs[0], *readers)
+        if not reason and reader.op_type == "Conv" and _pads(reader) and np.any(offset):
+            reason = "the Conv after it pads with zeros"
+        if not reason and reader.op_type != "Conv":
+            reason = _unlike_matrix(norm, reader)
+        if not reason and isinstance(constants, str):
+            reason = constants
+        if reason or isinstance(constants, str):
+            recorder.refuse(norm, reason)
+            return
+        found.append(constants)
     if not recorder.may_apply(norm, "before"):
         return
-    (factor, offset), (weight, bias) = affine, constants
-    groups, wide = integer(conv, "group", 1), weight.astype(np.float64)
-    tail = (1,) * (weight.ndim - 2)
-    # input channel i of group g is channel g * C / group + i of the norm
-    grouped = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])  # [G, M / G, C / G, ...]
-    by_channel = (groups, 1, -1, *tail)
-    axes = tuple(range(2, grouped.ndim))
-    moved = (grouped * offset.reshape(by_channel)).sum(axis=axes).reshape(-1)
-    scaled = (grouped * factor.reshape(by_channel)).reshape(weight.shape)
-    shifted = moved if bias is None else moved + bias.astype(np.float64)
-    output = conv.outputs[0]
+    for reader, constants in zip(readers, found, strict=True):
+        weight, shifted = absorbed(reader, constants.weight.numpy(), factor, offset)
+        if constants.bias is not None:
+            shifted = shifted + constants.bias.numpy().astype(np.float64)
+        _replace(reader, norm.inputs[0], weight, shifted, reader, editor)
+
+
+def _unlike_matrix(norm: ir.Node, reader: ir.Node) -> str:
+    """Return why the norm's channels are not the rows of the reader's weight; empty when they are."""
+    value = norm.outputs[0]
+    if reader.inputs[0] is not value or value in reader.inputs[1:]:
+        return f"'{value.name}' is not the first operand of the {reader.op_type}"
+    dims = dims_of(value) or dims_of(norm.inputs[0])
+    return "" if dims is not None and len(dims) == 2 else f"'{value.name}' is not known to be a matrix"
+
+
+def _pads(conv: ir.Node) -> bool:
+    return any(integers(conv, "pads") or ()) or text(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+
+
+def _replace(
+    linear: ir.Node, value: ir.Value | None, weight: np.ndarray, bias: np.ndarray, last: ir.Node, editor: Editor
+) -> None:
+    """Put the operator with this weight and bias in the place of `last`."""
+    tensor = constant_tensor(linear.inputs[1])
+    assert tensor is not None
+    dtype, output, base = tensor.dtype.numpy(), last.outputs[0], linear.inputs[1]
     inputs = [
-        norm.inputs[0],
-        editor.constant(scaled.astype(weight.dtype), f"{_weight_name(conv)}_folded"),
-        editor.constant(shifted.astype(weight.dtype), f"{output.name}_bias"),
+        value,
+        editor.constant(weight.astype(dtype), f"{'weight' if base is None else base.name}_folded"),
+        editor.constant(bias.astype(dtype), f"{output.name}_bias"),
     ]
-    new = editor.insert(conv, "Conv", inputs, name=str(output.name), attributes=_attributes(conv), like=output)
+    op_type = "Gemm" if linear.op_type == "MatMul" else linear.op_type
+    new = editor.insert(last, op_type, inputs, name=str(output.name), attributes=dict(linear.attributes), like=output)
     editor.take_over(output, new)
-
-
-def _weight_name(conv: ir.Node) -> str:
-    return str(conv.inputs[1].name) if conv.inputs[1] is not None else "weight"
-
-
-def _attributes(node: ir.Node) -> dict[str, object]:
-    return dict(node.attributes)

@@ -1,0 +1,102 @@
+"""Operators whose output channels can be scaled and shifted by changing their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from passes.matching import constant_tensor, input_at, integer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+CHANNEL_AXIS = {
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "Gemm": -1,
+    "MatMul": -1,
+    "BatchNormalization": 1,
+    "InstanceNormalization": 1,
+    "GroupNormalization": 1,
+    "LayerNormalization": -1,
+}
+"""The axis of the output that the weights have one entry for."""
+
+NORMS = tuple(op_type for op_type in CHANNEL_AXIS if op_type.endswith("Normalization"))
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The constant weight and bias of such an operator, unread."""
+
+    weight: ir.TensorProtocol
+    bias: ir.TensorProtocol | None
+
+
+def weights_of(node: ir.Node) -> Weights | str:
+    """Return the constant weight and bias, or why the node's cannot be changed."""
+    weight, bias = constant_tensor(node.inputs[1]), constant_tensor(input_at(node, 2))
+    if node.op_type in NORMS:
+        if len(node.outputs) > 1 or integer(node, "training_mode", 0):
+            return "the norm has other outputs or is in training mode"
+        if weight is not None and len(weight.shape) != 1:
+            return "the scale of the norm has several axes"
+    if weight is None or (bias is None and input_at(node, 2) is not None):
+        return f"the weight or bias of the {node.op_type} is not constant"
+    if node.op_type == "MatMul" and len(weight.shape) != 2:
+        return "the weight of the MatMul is not a matrix"
+    return Weights(weight, bias)
+
+
+def channels_of(node: ir.Node, weight: ir.TensorProtocol) -> int:
+    """Return how many channels the output has."""
+    shape = weight.shape.numpy()
+    if node.op_type == "ConvTranspose":
+        return int(shape[1]) * integer(node, "group", 1)
+    return int(shape[_weight_axis(node)])
+
+
+def _weight_axis(node: ir.Node) -> int:
+    if node.op_type == "Gemm":
+        return 0 if integer(node, "transB", 0) else 1
+    return -1 if node.op_type == "MatMul" else 0
+
+
+def scaled(node: ir.Node, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Return the weight, in double precision, with which the output is `factor` times as large.
+
+    factor : array of shape (channels,), or () for all channels alike.
+    """
+    wide = weight.astype(np.float64)
+    if factor.ndim == 0:
+        return np.asarray(wide * factor)
+    if node.op_type == "ConvTranspose":  # [C, M / group, ...]
+        groups = integer(node, "group", 1)
+        split = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        return np.asarray((split * factor.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))).reshape(weight.shape))
+    shape = [1] * weight.ndim
+    shape[_weight_axis(node)] = -1
+    return np.asarray(wide * factor.reshape(shape))
+
+
+def absorbed(
+    node: ir.Node, weight: np.ndarray, factor: np.ndarray, offset: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight that takes x where `weight` took factor * x + offset, and what that adds to each output.
+
+    For Conv, and for Gemm and MatMul with a weight of rank 2; both in double precision.
+    factor, offset : arrays of shape (input channels,).
+    """
+    wide = weight.astype(np.float64)
+    if node.op_type == "Conv":  # input channel i of group g is channel g * C / group + i
+        groups, tail = integer(node, "group", 1), (1,) * (weight.ndim - 2)
+        grouped = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])  # [G, M / G, C / G, ...]
+        by_channel = (groups, 1, -1, *tail)
+        moved = (grouped * offset.reshape(by_channel)).sum(axis=tuple(range(2, grouped.ndim))).reshape(-1)
+        return (grouped * factor.reshape(by_channel)).reshape(weight.shape), moved
+    rows = wide.T if node.op_type == "Gemm" and integer(node, "transB", 0) else wide  # [K, N]
+    moved = offset @ rows
+    new = rows * factor.reshape(-1, 1)
+    return (new.T if rows is not wide else new), moved
