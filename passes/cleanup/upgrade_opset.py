@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
 from passes.matching import opset_of
-from passes.serialization import read_attributes, read_tensor
+from passes.serialization import OPSET_MINIMUM, read_attributes, read_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,7 +23,8 @@ class UpgradeOpset(Pass):
 
     onnx's converter takes a model up to opset 18, without its weights, and onnxscript's adapts the few operators that
     changed after that. The interface, value names and source locations stay. IR version 10 or newer is stated.
-    Refuses, leaving the model as it was, when a converter fails or model functions have not been inlined.
+    Refuses, leaving the model as it was, when a converter fails, model functions have not been inlined, or the opset is
+    older than 9.
     """
 
     name: ClassVar[str] = "upgrade-opset"
@@ -42,6 +43,9 @@ class UpgradeOpset(Pass):
         label = str(model.graph.name or "graph")
         if model.functions:
             recorder.refuse(label, "the model has functions; run inline-functions first")
+            return recorder.result()
+        if opset < OPSET_MINIMUM:
+            recorder.refuse(label, f"opset {opset} is older than {OPSET_MINIMUM}, where Scan got another meaning")
             return recorder.result()
         try:
             graph = _converted(model, _SAFE_START) if opset < _SAFE_START else None

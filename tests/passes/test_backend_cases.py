@@ -25,7 +25,7 @@ _NAMES = """
     shape_start_1_end_2 size slice slice_neg_steps softmax_axis_1 split_equal_parts_2d
     split_variable_parts_1d_opset18 sqrt_example squeeze_negative_axes sub_bcast sum_example sum_one_input tanh tile
     transpose_all_permutations_3 tril_zero triu unsqueeze_unsorted_axes where_example where_long_example
-    xor_bcast4v4d dynamicquantizelinear scan9_sum rotary_embedding center_crop_pad_crop less_equal_bcast min_int64
+    xor_bcast4v4d dynamicquantizelinear scan9_sum scan_sum rotary_embedding center_crop_pad_crop less_equal_bcast min_int64
     reduce_sum_empty_axes_input_noop
 """
 SAMPLE = tuple(_NAMES.split())
