@@ -63,6 +63,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--optimum-python", default=sys.executable)
+    parser.add_argument("--longest-s", type=float, default=LONGEST_S, help="a run that takes longer has failed")
     parser.add_argument("--resume", action="store_true", help="skip what OUT.jsonl already holds")
     return parser.parse_args()
 
@@ -88,7 +89,9 @@ def one_run(source: Path, tool: str, row: dict[str, Any], arguments: argparse.Na
     with tempfile.TemporaryDirectory(dir=arguments.out.parent, prefix=".measure") as folder:
         out = Path(folder) / source.name
         started = time.perf_counter()
-        report, failure = child([python, str(HERE / "peers.py"), tool, str(source), str(out)])
+        report, failure = child(
+            [python, str(HERE / "peers.py"), tool, str(source), str(out)], longest_s=arguments.longest_s
+        )
         wall_s = time.perf_counter() - started
         if failure or not out.exists():
             row["failure"] = failure or "no file was written"
@@ -99,23 +102,25 @@ def one_run(source: Path, tool: str, row: dict[str, Any], arguments: argparse.Na
         row["peak_mb"].append(round(report["peak_mb"], 1))
         is_first = "nodes" not in row
         if is_first:
-            checked, failure = child([sys.executable, str(HERE / "check.py"), str(out), str(source.with_suffix(""))])
+            command = [sys.executable, str(HERE / "check.py"), str(out), str(source.with_suffix(""))]
+            checked, failure = child(command, longest_s=2 * arguments.longest_s)
             row |= checked or {"nodes": None, "load": failure}
             row["megabytes"] = round(sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6, 1)
         if tool in OURS:
             found = digest(Path(folder))
             if is_first:
                 row["digest"] = found
-                row["fixed_point"] = again(python, tool, out)
+                row["fixed_point"] = again(python, tool, out, arguments.longest_s)
             row["same_bytes"] = row.get("same_bytes", True) and row["digest"] == found
 
 
-def again(python: str, tool: str, out: Path) -> str:
+def again(python: str, tool: str, out: Path, longest_s: float) -> str:
     """Optimize the result `out` again: "yes" where no byte changed."""
     second = out.parent / "second"
     second.mkdir()
     before = digest(out.parent)
-    _, failure = child([python, str(HERE / "peers.py"), tool, str(out), str(second / out.name)])
+    command = [python, str(HERE / "peers.py"), tool, str(out), str(second / out.name)]
+    _, failure = child(command, longest_s=longest_s)
     verdict = failure or ("yes" if digest(second) == before else "bytes differ")
     shutil.rmtree(second)
     return verdict
