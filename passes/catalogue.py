@@ -9,6 +9,7 @@ from passes.cleanup.eliminate_dead_code import EliminateDeadCode
 from passes.cleanup.fold_constants import FoldConstants
 from passes.cleanup.fold_index_arithmetic import FoldIndexArithmetic
 from passes.cleanup.fold_shapes import FoldShapes
+from passes.cleanup.merge_pads import MergePads
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.cleanup.remove_identities import RemoveIdentities
 from passes.cleanup.upgrade_opset import UpgradeOpset
@@ -18,11 +19,13 @@ from passes.expand.expand_sum import ExpandSum
 from passes.expand.inline_functions import InlineFunctions
 from passes.expand.materialize_broadcasts import MaterializeBroadcasts
 from passes.fusion.fuse_attention import FuseAttention
+from passes.fusion.fuse_channel_arithmetic import FuseChannelArithmetic
 from passes.fusion.fuse_conv_batch_norm import FuseConvBatchNorm
 from passes.fusion.fuse_gelu import FuseGelu
 from passes.fusion.fuse_layer_norm import FuseLayerNorm
 from passes.fusion.fuse_matmul_add import FuseMatmulAdd
 from passes.fusion.fuse_rms_norm import FuseRmsNorm
+from passes.fusion.fuse_rotary_embedding import FuseRotaryEmbedding
 from passes.fusion.fuse_sum import FuseSum
 from passes.fusion.pack_qkv import PackQkv
 from passes.fusion.simplify_recurrent import SimplifyRecurrent
@@ -54,14 +57,17 @@ PASSES: dict[str, type[Pass]] = _table(
     FoldIndexArithmetic,
     FoldShapes,
     FuseAttention,
+    FuseChannelArithmetic,
     FuseConvBatchNorm,
     FuseGelu,
     FuseLayerNorm,
     FuseMatmulAdd,
     FuseRmsNorm,
+    FuseRotaryEmbedding,
     FuseSum,
     InlineFunctions,
     MaterializeBroadcasts,
+    MergePads,
     MergeReshapes,
     PackQkv,
     QuantizeStatic,
@@ -81,6 +87,7 @@ def default_pipeline() -> Pipeline:
             FoldIndexArithmetic(),
             RemoveIdentities(),
             MergeReshapes(),
+            MergePads(),
             DeduplicateInitializers(),
             EliminateCommonSubexpressions(),
         )
@@ -91,10 +98,13 @@ def default_pipeline() -> Pipeline:
         FuseGelu(),
         FuseLayerNorm(),
         FuseRmsNorm(),
+        FuseRotaryEmbedding(),
         UnflattenMatmul(),
+        FuseChannelArithmetic(),
         FuseAttention(),
         PackQkv(),
         FuseMatmulAdd(),
         FuseSum(),
     )
-    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, *fusions, cleanup, EliminateDeadCode()))
+    dead = EliminateDeadCode()  # a dead reader of an inner value would stop a fusion
+    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, dead, *fusions, cleanup, dead))

@@ -21,8 +21,12 @@ CHANNEL_AXIS = {
     "InstanceNormalization": 1,
     "GroupNormalization": 1,
     "LayerNormalization": -1,
+    "RMSNormalization": -1,
 }
 """The axis of the output that the weights have one entry for."""
+
+UNBIASED = ("MatMul", "RMSNormalization")
+"""Those that cannot shift."""
 
 NORMS = tuple(op_type for op_type in CHANNEL_AXIS if op_type.endswith("Normalization"))
 
