@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from passes.base import Context, Pass, PassResult, Recorder
 from passes.dimensions import Dim, quotient
 from passes.editing import Editor
-from passes.matching import constant_array, constant_number, input_at, integer, is_op, number, producer_of
+from passes.matching import constant_array, constant_number, input_at, integer, is_op, number, opset_of, producer_of
 from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ class ExpandAttention(Pass):
     """Write Attention out as MatMul, Softmax, MatMul, where the target has no kernel for it.
 
     Leaner than the body that ONNX defines: the scale is folded into the query, masks are made additive once, and the
-    rule that a wholly masked row yields 0 costs one Where on the result, or nothing where the mask cannot hide a row.
-    Refuses causal attention, a key/value cache, the score output and a softmax in another precision; `expand-functions`
-    takes those.
+    rule that a wholly masked row yields 0 costs one Mul on the result, or nothing where the mask cannot hide a row.
+    Refuses causal attention, a key/value cache, the score output, a softmax in another precision, and from opset 24 on
+    a mask that may be shorter than the keys; `expand-functions` takes those.
     """
 
     name: ClassVar[str] = "expand-attention"
@@ -39,7 +39,7 @@ class ExpandAttention(Pass):
         for graph in model.graphs():
             for node in list(graph):
                 if is_op(node, "Attention"):
-                    _expand(node, facts, recorder, editor)
+                    _expand(node, facts, recorder, editor, opset=node.version or opset_of(model))
         return recorder.result()
 
 
@@ -72,7 +72,8 @@ class _Writer:
 def _refusal(node: ir.Node, facts: ShapeFacts) -> str:
     if integer(node, "is_causal", 0):
         return "it is causal"
-    if any(value is not None for value in node.inputs[4:]) or any(output.uses() for output in node.outputs[1:]):
+    wanted = [output for output in node.outputs[1:] if output.uses() or output.is_graph_output()]
+    if wanted or any(value is not None for value in node.inputs[4:]):
         return "it has a key/value cache or gives its scores"
     if "softmax_precision" in node.attributes:
         return "its softmax has a precision of its own"
@@ -88,8 +89,18 @@ def _refusal(node: ir.Node, facts: ShapeFacts) -> str:
     return ""
 
 
-def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
-    reason = _refusal(node, facts)
+def _short_mask(node: ir.Node, facts: ShapeFacts, opset: int) -> str:
+    """Return why the mask may have fewer columns than there are keys: opset 24 hides the rest of the keys then."""
+    mask, keys = facts.shape(input_at(node, 3)), facts.shape(node.inputs[1])
+    if opset < 24 or input_at(node, 3) is None:
+        return ""
+    if mask and keys and mask[-1] is not None and mask[-1] == keys[-2]:
+        return ""
+    return "its mask may be shorter than the keys"
+
+
+def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor, *, opset: int) -> None:
+    reason = _refusal(node, facts) or _short_mask(node, facts, opset)
     if reason:
         recorder.refuse(node, reason)
         return
@@ -126,13 +137,13 @@ def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor
         cap = write.number(softcap, "softcap")
         scores = write("Div", scores, cap, suffix="scores_divided")
         scores = write("Mul", write("Tanh", scores, suffix="scores_tanh"), cap, suffix="scores_capped")
-    scores, row_is_kept, needs_guard = _masked(write, node, scores)
+    scores, kept_rows, needs_guard = _masked(write, node, scores)
     weights = write("Softmax", scores, suffix="weights", axis=-1)
     if needs_guard:
         weights = write("Where", _is_nan(write, weights), write.number(0.0, "zero"), weights, suffix="weights_guarded")
     result = write("MatMul", weights, value, suffix="heads")
-    if row_is_kept is not None:
-        result = write("Where", row_is_kept, result, write.number(0.0, "zero"), suffix="rows")
+    if kept_rows is not None:
+        result = write("Mul", result, kept_rows, suffix="rows")
     if is_flat:
         swapped = write("Transpose", result, suffix="merged", perm=[0, 2, 1, 3])
         result = write("Reshape", swapped, write.integers([0, 0, -1], "merge"), suffix="flat")
@@ -168,7 +179,7 @@ def _is_nan(write: _Writer, value: ir.Value) -> ir.Value:
 
 
 def _masked(write: _Writer, node: ir.Node, scores: ir.Value) -> tuple[ir.Value, ir.Value | None, bool]:
-    """Return masked scores, the rows that are not wholly masked (None for all), and whether NaN rows may come up."""
+    """Return masked scores, 1 or 0 by row for not wholly masked (None for all 1), and whether NaN rows may come up."""
     import onnx_ir as ir
 
     mask = input_at(node, 3)
@@ -176,15 +187,13 @@ def _masked(write: _Writer, node: ir.Node, scores: ir.Value) -> tuple[ir.Value, 
         return scores, None, False
     if mask.dtype != ir.DataType.BOOL:
         return write("Add", scores, mask, suffix="scores_masked"), None, not _is_finite(mask)
-    # A number that hides a key, but leaves a wholly masked row finite; such rows are set to 0 at the end.
+    # A number that hides a key, but leaves a wholly masked row finite; such rows are multiplied by 0 at the end. (A
+    # Where with the zero of the mask there makes OpenVINO 2026.4 fail: it compiles the two with one shared scalar.)
     hidden = write.number(-1e30 if _is_wide(node) else -3e4, "hidden")
     additive = write("Where", mask, write.number(0.0, "zero"), hidden, suffix="mask")
-    kept = write("Cast", mask, suffix="mask_number", to=int(ir.DataType.INT32))
-    kept.type = ir.TensorType(ir.DataType.INT32)
+    assert scores.dtype is not None
+    kept = write("Cast", mask, suffix="mask_number", to=int(scores.dtype))
     kept = write("ReduceMax", kept, write.integers([-1], "mask_axis"), suffix="mask_any", keepdims=1)
-    kept.type = ir.TensorType(ir.DataType.INT32)
-    kept = write("Cast", kept, suffix="mask_rows", to=int(ir.DataType.BOOL))
-    kept.type = ir.TensorType(ir.DataType.BOOL)
     return write("Add", scores, additive, suffix="scores_masked"), kept, False
 
 

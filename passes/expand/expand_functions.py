@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, Recorder
+from passes.editing import Editor
 from passes.matching import dims_of, opset_of
 from passes.shapes import infer_shapes
 
@@ -72,13 +73,26 @@ def _mark(node: ir.Node, index: int, model: ir.Model, recorder: Recorder, refuse
         refused.add(node)
         return False
     _state_defaults(node, opset_of(model))
-    del body.output[len(node.outputs) :]  # a body lists outputs that this node leaves out and it does not compute
+    del body.output[len(node.outputs) :]
+    _complete(body)
+    for output in node.outputs:
+        output.name = output.name or Editor(model).fresh_name(f"{node.op_type}_unused")
     body.domain, body.name = _DOMAIN, f"{node.op_type}_{index}"
     function = ir.from_proto(body)
     function.opset_imports[""] = opset_of(model)
     node.domain, node.op_type, node.version = _DOMAIN, body.name, None
     model.functions[function.identifier()] = function
     return True
+
+
+def _complete(body: onnx.FunctionProto) -> None:
+    """Give each output that the node leaves out, and that the body lists but does not compute, a constant."""
+    import onnx
+
+    computed = {*body.input, *(name for part in body.node for name in part.output)}
+    for name in body.output:
+        if name not in computed:
+            body.node.append(onnx.helper.make_node("Constant", [], [name], value_float=0.0))
 
 
 def _state_defaults(node: ir.Node, opset: int) -> None:

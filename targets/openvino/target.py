@@ -6,7 +6,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
+from passes.cleanup.eliminate_dead_code import EliminateDeadCode
+from passes.cleanup.fold_constants import FoldConstants
+from passes.cleanup.fold_shapes import FoldShapes
+from passes.cleanup.remove_identities import RemoveIdentities
 from passes.errors import MissingDependency
+from passes.expand.expand_attention import ExpandAttention
+from passes.pipeline import Pipeline, Repeat
 from targets.base import Artifact, BuildOptions, Readiness, Runner
 from targets.openvino.runtime import device_label, load_openvino, the_core
 from targets.openvino.settings import TABLE, settings_from_text
@@ -17,8 +24,15 @@ if TYPE_CHECKING:
 
     from passes.capabilities import Capabilities
     from passes.errors import Blocker
-    from passes.pipeline import Pipeline
     from targets.openvino.settings import Settings
+
+LEGALISATION = Pipeline(
+    (
+        ExpandAttention(),
+        Repeat((FoldConstants(), FoldShapes(), RemoveIdentities(), EliminateCommonSubexpressions())),
+        EliminateDeadCode(),
+    )
+)
 
 
 class OpenVinoTarget:
@@ -60,9 +74,8 @@ class OpenVinoTarget:
         return device_capabilities(_settings(options))
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
-        from passes.pipeline import Pipeline
-
-        return Pipeline()
+        """Return the legalisation: Attention is expanded to the form that the CPU plug-in compiles, then cleaned up."""
+        return LEGALISATION
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         from targets.openvino.blockers import find_blockers

@@ -75,3 +75,24 @@ def test_what_the_function_body_must_do_is_refused(attributes: str, reason: str)
     after, result = rewrite(_model(attributes), ExpandAttention(), capabilities=NONE)
     assert operators(after) == ["Attention"]
     assert reasons(result)[0].startswith(reason)
+
+
+def test_scores_that_are_an_output_of_the_graph_are_refused() -> None:
+    model = graph_from(
+        "g (float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,T,3] v) => (float[B,2,S,3] y, float[B,2,S,T] scores)"
+        '{ y, "", "", scores = Attention (q, k, v) }'
+    )
+    after, result = rewrite(model, ExpandAttention(), capabilities=NONE)
+    assert operators(after) == ["Attention"]
+    assert reasons(result) == ["it has a key/value cache or gives its scores"]
+
+
+@pytest.mark.parametrize(("columns", "expected"), [("T", "Softmax"), ("M", "Attention")])
+def test_a_mask_that_may_be_shorter_than_the_keys_is_refused_from_opset_24_on(columns: str, expected: str) -> None:
+    model = _model(mask=f"float[B,1,S,{columns}] mask")
+    model.opset_imports[""] = 24
+    feeds = {"q": random_array(2, 2, 5, 4), "k": random_array(2, 2, 4, 4), "v": random_array(2, 2, 4, 3)}
+    feeds["mask"] = random_array(2, 1, 5, 4)
+    after, result = rewrite(model, ExpandAttention(), capabilities=NONE, feeds=(feeds,))
+    assert expected in operators(after)
+    assert reasons(result) == (["its mask may be shorter than the keys"] if expected == "Attention" else [])

@@ -73,3 +73,11 @@ def test_a_limit_expands_that_many() -> None:
     after, result = rewrite(model, ExpandFunctions(), capabilities=BARE, limit=1)
     assert len(result.applied) == 1
     assert operators(after).count("HardSwish") == 2
+
+
+def test_outputs_that_the_node_leaves_out_need_not_be_computed() -> None:
+    model = graph_from(
+        'g (float[N,2,S,4] x) => (float[N,2,S,4] y, float[N,2,S,S] scores) { y, "", "", scores = Attention (x, x, x) }'
+    )
+    after, _ = rewrite(model, ExpandFunctions(), capabilities=BARE)
+    assert {op for op in operators(after) if op != "Constant"} <= PRIMITIVE
