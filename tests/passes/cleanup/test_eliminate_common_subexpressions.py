@@ -65,3 +65,27 @@ def test_branches_do_not_share_with_each_other() -> None:
     )
     after, _ = rewrite(model, EliminateCommonSubexpressions(), is_exact=True)
     assert counts(after) == {"If": 1, "Neg": 2, "Add": 1, "Abs": 1}
+
+
+def test_the_order_of_the_operands_of_a_sum_does_not_matter() -> None:
+    model = graph_from(
+        "g (float[2] x, float[2] z) => (float[2] y) { a = Add (x, z) b = Add (z, x) y = Mul (a, b) }",
+    )
+    after, _ = rewrite(model, EliminateCommonSubexpressions(), is_exact=True)
+    assert operators(after) == ["Add", "Mul"]
+
+
+def test_a_branch_reads_what_was_computed_outside() -> None:
+    model = graph_from(
+        """g (bool c, float[2] x) => (float[2] y) {
+            n = Neg (x)
+            i = If (c) <
+                then_branch = t () => (float[2] p) { a = Neg (x) p = Abs (a) },
+                else_branch = e () => (float[2] q) { b = Neg (x) q = Neg (x) }
+            >
+            y = Add (i, n)
+        }"""
+    )
+    after, result = rewrite(model, EliminateCommonSubexpressions(), is_exact=True)
+    assert counts(after) == {"If": 1, "Neg": 2, "Abs": 1, "Add": 1}
+    assert reasons(result) == ["'q' is an output of the graph"]

@@ -60,3 +60,44 @@ def test_a_limit_removes_that_many() -> None:
     after, result = rewrite(model, EliminateDeadCode(), limit=2)
     assert len(result.applied) == 2
     assert operators(after) == ["Neg", "Relu"]
+
+
+def test_optional_outputs_that_nobody_reads_are_left_out() -> None:
+    model = graph_from(
+        """g (float[1,1,4] x, float[1,8,4] w, float[1,8,2] r) => (float[1,1,2] c, float[1,1,2] m) {
+            d, mask = Dropout (x)
+            p, indices = MaxPool <kernel_shape = [1]> (d)
+            y, h, c = LSTM <hidden_size = 2> (p, w, r)
+            m = Neg (h)
+        }"""
+    )
+    after, result = rewrite(model, EliminateDeadCode(), is_exact=True)
+    outputs = {node.op_type: [value.name for value in node.outputs] for node in after.graph}
+    assert outputs == {"Dropout": ["d"], "MaxPool": ["p"], "LSTM": ["", "h", "c"], "Neg": ["m"]}
+    assert [event.rule for event in result.applied].count("output") == 3
+    assert rewrite(after, EliminateDeadCode())[1].applied == ()
+
+
+def test_outputs_that_are_not_optional_stay() -> None:
+    model = graph_from(
+        """g (float[4] x) => (float[2] y) {
+            y, z = Split <axis = 0, num_outputs = 2> (x)
+        }"""
+    )
+    after, result = rewrite(model, EliminateDeadCode(), is_exact=True)
+    assert not result.applied
+    assert [value.name for value in next(iter(after.graph)).outputs] == ["y", "z"]
+
+
+def test_initializers_of_a_branch_go_as_well() -> None:
+    model = graph_from(
+        """g (bool c, float[2] x) => (float[2] y) {
+            y = If (c) <
+                then_branch = t () => (float[2] p) <float[2] k = {1.0, 2.0}> { p = Abs (x) },
+                else_branch = e () => (float[2] q) { q = Exp (x) }
+            >
+        }"""
+    )
+    after, result = rewrite(model, EliminateDeadCode(), is_exact=True)
+    assert [event.node for event in result.applied] == ["k"]
+    assert all(not graph.initializers for graph in after.graphs())
