@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from passes.content import Content
@@ -27,6 +27,8 @@ def infer_node(node: ir.Node, facts: ShapeFacts) -> None:
         shape = shape_rule(node, facts)
         if shape is not None:
             facts.shapes[node.outputs[0]] = shape
+    if node.op_type == "Split":
+        facts.shapes.update(_split(node, facts))
     content_rule = CONTENT_RULES.get(node.op_type)
     if content_rule is not None:
         content = content_rule(node, facts)
@@ -200,6 +202,31 @@ def _slice(node: ir.Node, facts: ShapeFacts) -> Dims | None:
         bounds = [None if part is None else part.elements[index] for part in (starts, ends, steps)]
         result[at] = _slice_length(shape[at], *bounds, name=str(node.outputs[0].name), axis=at)
     return tuple(result)
+
+
+def _split(node: ir.Node, facts: ShapeFacts) -> dict[ir.Value, Dims]:
+    shape = facts.shape(node.inputs[0])
+    if not shape:
+        return {}
+    axis, count = integer(node, "axis", 0) % len(shape), len(node.outputs)
+    given = facts.content(input_at(node, 1))
+    lengths: Sequence[Dim | None] = (None,) * count
+    whole, attribute = shape[axis], integers(node, "split")
+    if attribute is not None:
+        lengths = [Dim(length) for length in attribute]
+    elif given is not None:
+        lengths = given.elements
+    elif input_at(node, 1) is None and whole is not None and whole.fixed is not None:
+        each = -(-whole.fixed // count)
+        lengths = [Dim(max(min(each, whole.fixed - index * each), 0)) for index in range(count)]
+    elif input_at(node, 1) is None:
+        lengths = (quotient(whole, Dim(count)),) * count
+    if len(lengths) != count:
+        return {}
+    return {
+        output: (*shape[:axis], length, *shape[axis + 1 :])
+        for output, length in zip(node.outputs, lengths, strict=True)
+    }
 
 
 def _run(count: int) -> Dims:

@@ -31,6 +31,8 @@ CASES = {
     "ReduceMax <keepdims = 1> (x, m1)": ("B", "S", 1),
     "Concat <axis = 2> (x, x)": ("B", "S", 8),
     "Concat <axis = 1> (x, x)": ("B", "2*S", 4),
+    "Split <axis = -1, num_outputs = 1> (x)": ("B", "S", 4),
+    "Split <axis = 1, num_outputs = 1> (x)": ("B", "S", 4),
     "Slice (x, v0, v2, v2)": ("B", "S", 2),
     "Slice (x, v1, big, v2)": ("B", "S", 3),
     "Slice (x, v0, big, v1)": ("B", "S", 4),
@@ -91,3 +93,17 @@ def test_types_that_are_missing_come_from_onnx() -> None:
     model = graph_from("g (float[B,4] x) => (float[B,4] y) { a = IsInf (x) b = Not (a) y = Cast <to = 1> (b) }")
     infer_shapes(model)
     assert [value.dtype for node in model.graph for value in node.outputs][:2] == [ir.DataType.BOOL, ir.DataType.BOOL]
+
+
+def test_every_output_of_a_split_has_a_shape() -> None:
+    model = graph_from(
+        """g (float[B,S,7] x) => (float[B,S,3] a, float[B,S,3] b, float[B,S,1] c, float[B,S,P] d, float[B,S,Q] e) {
+            a, b, c = Split <axis = 2, num_outputs = 3> (x)
+            sizes = Constant <value = int64[2] {5, 2}> ()
+            f, h = Split <axis = 2> (x, sizes)
+            d = Neg (f) e = Neg (h)
+        }"""
+    )
+    facts = infer_shapes(model)
+    lengths = [str(facts.shape(value)[-1]) for node in model.graph for value in node.outputs if node.op_type == "Split"]  # type: ignore[index]
+    assert lengths == ["3", "3", "1", "5", "2"]
