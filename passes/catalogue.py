@@ -30,6 +30,14 @@ from passes.fusion.fuse_sum import FuseSum
 from passes.fusion.pack_qkv import PackQkv
 from passes.fusion.simplify_recurrent import SimplifyRecurrent
 from passes.fusion.unflatten_matmul import UnflattenMatmul
+from passes.legalize.fuse_bias_gelu import FuseBiasGelu
+from passes.legalize.fuse_conv_activation import FuseConvActivation
+from passes.legalize.fuse_embedding_norm import FuseEmbeddingNorm
+from passes.legalize.fuse_gemm_activation import FuseGemmActivation
+from passes.legalize.fuse_matmul_scale import FuseMatmulScale
+from passes.legalize.fuse_skip_norm import FuseSkipNorm
+from passes.legalize.lower_attention import LowerAttention
+from passes.legalize.lower_rotary_embedding import LowerRotaryEmbedding
 from passes.pipeline import Pipeline, Repeat
 from passes.precision.convert_float import ConvertBf16, ConvertFp16
 from passes.quantize.static import QuantizeStatic
@@ -57,15 +65,23 @@ PASSES: dict[str, type[Pass]] = _table(
     FoldIndexArithmetic,
     FoldShapes,
     FuseAttention,
+    FuseBiasGelu,
     FuseChannelArithmetic,
+    FuseConvActivation,
     FuseConvBatchNorm,
+    FuseEmbeddingNorm,
     FuseGelu,
+    FuseGemmActivation,
     FuseLayerNorm,
     FuseMatmulAdd,
+    FuseMatmulScale,
     FuseRmsNorm,
     FuseRotaryEmbedding,
+    FuseSkipNorm,
     FuseSum,
     InlineFunctions,
+    LowerAttention,
+    LowerRotaryEmbedding,
     MaterializeBroadcasts,
     MergePads,
     MergeReshapes,
@@ -99,9 +115,9 @@ def default_pipeline() -> Pipeline:
         FuseLayerNorm(),
         FuseRmsNorm(),
         FuseRotaryEmbedding(),
-        UnflattenMatmul(),
         FuseChannelArithmetic(),
         FuseAttention(),
+        UnflattenMatmul(),
         PackQkv(),
         FuseMatmulAdd(),
         FuseSum(),

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.dimensions import Dim, broadcasts_into
 from passes.editing import Editor
+from passes.fusion.attention_cache import absorb_cache
+from passes.fusion.attention_groups import absorb_groups
 from passes.fusion.attention_heads import absorb_heads
 from passes.fusion.attention_pattern import AttentionMatch, match_attention
+from passes.fusion.attention_scale import absorb_scale
+from passes.fusion.attention_scope import AttentionScope
 from passes.matching import constant_array, first_shared, is_op, opset_of
 from passes.shape_vector import shape_vector
 from passes.shapes import ShapeFacts, infer_shapes
@@ -51,6 +55,7 @@ class FuseAttention(Pass):
         recorder = context.recorder(self.name)
         facts = infer_shapes(model)
         editor = Editor(model)
+        scope = AttentionScope(facts, editor, recorder)
         is_recent = opset_of(model) >= OPSET_OF_ATTENTION
         for graph in model.graphs():
             for node in list(graph):
@@ -65,10 +70,18 @@ class FuseAttention(Pass):
                         continue
                     fused = _fuse(node, match, facts, recorder, editor)
                     if fused is not None:
-                        absorb_heads(fused, facts, recorder, editor)
+                        _absorb(fused, scope)
                 elif is_op(node, "Attention"):
-                    absorb_heads(node, facts, recorder, editor)
+                    _absorb(node, scope)
         return recorder.result()
+
+
+def _absorb(node: ir.Node, scope: AttentionScope) -> None:
+    """Take up what surrounds an Attention: repeated heads, a cache, head splits and merges, factors."""
+    absorb_groups(node, scope)
+    node = absorb_cache(node, scope)
+    node = absorb_heads(node, scope)
+    absorb_scale(node, scope)
 
 
 def _fuse(
