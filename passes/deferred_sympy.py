@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 class _Deferred(ModuleType):
-    """What onnx_ir holds for sympy: the real one from the first use on; while it is imported, functions that call it."""
+    """What onnx_ir holds for sympy: the real one from the first use on; during its import, functions that call it."""
 
     is_importing = True
 
@@ -26,7 +26,7 @@ def _later(name: str) -> Callable[..., object]:
 
 
 def import_onnx_ir() -> None:
-    """Import onnx_ir so that it loads sympy when it first computes with a symbolic dimension, which our passes never do.
+    """Import onnx_ir so that it loads sympy when it first computes with a dimension, as our passes never do.
 
     Only onnx_ir sees the stand-in: for the rest of the process sympy is what it was. Nothing happens where either
     package has been imported before.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _UNNAMED, _AT_MOST = "?", "<="
+_serial = itertools.count()
 _PRODUCT = re.compile(r"\s*\w+\s*(\*\s*\w+\s*)*")
 
 
@@ -31,6 +34,7 @@ Dims = tuple["Dim | None", ...]
 """A shape of known rank; None is an unknown dimension."""
 
 
+@lru_cache(maxsize=4096)
 def dim_from(value: int | str | None) -> Dim | None:
     """Return the dimension that a model file spells; None for an unknown one.
 
@@ -48,12 +52,14 @@ def dim_from(value: int | str | None) -> Dim | None:
 
 
 def unnamed(value: str, axis: int, *, at_most: Dim | None = None) -> Dim:
-    """Return a symbol for a dimension that has no name: equal to itself only, and never written to a file.
+    """Return a new symbol for a dimension that has no name: equal to itself only, and never written to a file.
+
+    Each call gives another one, since a value's name may go on to another value.
 
     `at_most` records that it is min(at_most, something), as a slice up to a symbolic end is.
     """
     bound = f"{_AT_MOST}{at_most}" if at_most is not None else ""
-    return Dim(1, (f"{_UNNAMED}{value}.{axis}{bound}",))
+    return Dim(1, (f"{_UNNAMED}{value}.{axis}.{next(_serial)}{bound}",))
 
 
 def is_at_most(dim: Dim, bound: Dim) -> bool:

@@ -2,80 +2,169 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from passes.content import Content
 from passes.dimensions import Dim, Dims, dim_from, plain, unnamed
-from passes.matching import constant_array, dims_of
+from passes.matching import constant_array, dims_of, is_op
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _TRACKED_ELEMENTS = 64
 
+_facts_of: weakref.WeakKeyDictionary[ir.Model, ShapeFacts] = weakref.WeakKeyDictionary()
+"""What the last sweep over a model found: the next one derives anew only what follows from what changed since."""
+
 
 @dataclass(slots=True)
 class ShapeFacts:
-    """Shapes and contents by value, gathered in one sweep over the graph."""
+    """Shapes and contents by value.
+
+    _records: what each node looked like when its facts were derived. _sources: the same of inputs and initializers.
+    """
 
     shapes: dict[ir.Value, Dims] = field(default_factory=dict)
     contents: dict[ir.Value, Content] = field(default_factory=dict)
+    _records: dict[ir.Node, tuple[Any, ...]] = field(default_factory=dict)
+    _sources: dict[ir.Value, tuple[Any, ...]] = field(default_factory=dict)
 
     def shape(self, value: ir.Value | None) -> Dims | None:
         """Return the dimensions, or None for an unknown rank."""
         if value is None:
             return None
-        if value not in self.shapes:
-            declared = declared_shape(value)
-            if declared is None:
-                return None
-            self.shapes[value] = _named(value, declared)
+        found = self.shapes.get(value)
+        if found is not None:
+            return found
+        self._watch(value)
+        declared = declared_shape(value)
+        if declared is None:
+            return None
+        self.shapes[value] = _named(value, declared)
         return self.shapes[value]
 
     def content(self, value: ir.Value | None) -> Content | None:
         """Return the elements of a small integer tensor, where they are known."""
         if value is None:
             return None
-        if value not in self.contents:
-            array = constant_array(value, max_bytes=8 * _TRACKED_ELEMENTS)
-            if array is None or array.dtype.kind not in "iub" or array.ndim > 1 or array.size > _TRACKED_ELEMENTS:
-                return None
-            self.contents[value] = Content(tuple(Dim(int(element)) for element in array.reshape(-1)), array.ndim == 0)
+        found = self.contents.get(value)
+        if found is not None:
+            return found
+        self._watch(value)
+        array = constant_array(value, max_bytes=8 * _TRACKED_ELEMENTS)
+        if array is None or array.dtype.kind not in "iub" or array.ndim > 1 or array.size > _TRACKED_ELEMENTS:
+            return None
+        self.contents[value] = Content(tuple(Dim(int(element)) for element in array.reshape(-1)), array.ndim == 0)
         return self.contents[value]
+
+    def _watch(self, value: ir.Value) -> None:
+        if value.producer() is None:
+            self._sources[value] = _stated(value)
+
+    def _changed_sources(self) -> set[ir.Value]:
+        """Forget the inputs and initializers that no longer are what they were, and return them."""
+        changed = {value for value, stated in self._sources.items() if _differs(_stated(value), stated)}
+        for value in changed:
+            self._forget(value)
+            del self._sources[value]
+        return changed
+
+    def _forget(self, value: ir.Value) -> None:
+        self.shapes.pop(value, None)
+        self.contents.pop(value, None)
+
+    def _is_current(self, node: ir.Node, changed: set[ir.Value]) -> bool:
+        record = self._records.get(node)
+        if record is None:
+            return False
+        operator, inputs, attributes, outputs, stated, derived = record
+        if node.inputs is not inputs or node.outputs is not outputs or node.op_identifier() != operator:
+            return False
+        if node.attributes.data != attributes or not changed.isdisjoint(inputs):
+            return False
+        return all(
+            value.shape is shape and self.shapes.get(value) is known
+            for value, shape, known in zip(outputs, stated, derived, strict=True)
+        )
+
+    def _derive(self, node: ir.Node) -> list[ir.Value]:
+        """Derive what follows for the outputs of `node`; returns those of which something else is known than before."""
+        from passes.shape_rules import infer_node
+
+        before = [(self.shapes.get(value), self.contents.get(value)) for value in node.outputs]
+        for value in node.outputs:
+            self._forget(value)
+        infer_node(node, self)
+        for value in node.outputs:
+            _write(value, self)
+        if is_op(node, "Constant"):
+            self.content(node.outputs[0])
+        self._records[node] = (
+            node.op_identifier(),
+            node.inputs,
+            dict(node.attributes.data),
+            node.outputs,
+            [value.shape for value in node.outputs],
+            [self.shapes.get(value) for value in node.outputs],
+        )
+        after = [(self.shapes.get(value), self.contents.get(value)) for value in node.outputs]
+        return [value for value, old, new in zip(node.outputs, before, after, strict=True) if old != new]
+
+    def _prune(self, nodes: list[ir.Node]) -> None:
+        """Let go of the nodes that left the graph, once they are many."""
+        if len(self._records) <= len(nodes) + len(nodes) // 2 + 100:
+            return
+        for node in self._records.keys() - set(nodes):
+            for value in self._records.pop(node)[3]:
+                self._forget(value)
+
+
+def _stated(value: ir.Value) -> tuple[Any, ...]:
+    return value.const_value, value.shape, value.is_initializer(), value.is_graph_input()
+
+
+def _differs(now: tuple[Any, ...], then: tuple[Any, ...]) -> bool:
+    return any(first is not second for first, second in zip(now, then, strict=True))
 
 
 def declared_shape(value: ir.Value) -> Dims | None:
     """Return the shape that the model states for a value, or that its constant has."""
     if value.const_value is not None and value.is_initializer():
-        return tuple(dim_from(dim) for dim in value.const_value.shape.numpy())
+        return tuple([dim_from(dim) for dim in value.const_value.shape.numpy()])
     dims = dims_of(value)
     if dims is None:
         return None
     # names that onnx's inference invents say only "unknown"
-    return tuple(None if isinstance(dim, str) and dim.startswith("unk__") else dim_from(dim) for dim in dims)
+    return tuple([None if isinstance(dim, str) and dim.startswith("unk__") else dim_from(dim) for dim in dims])
 
 
 def infer_shapes(model: ir.Model) -> ShapeFacts:
     """Fill in missing types and dimensions in place, and return all that is known. No weight is read.
 
-    A stated dimension is never changed. Types and ranks that are missing come from onnx's inference.
+    A stated dimension is never changed. Types and ranks that are missing come from onnx's inference. Only nodes that
+    changed since the last call for this model, and what follows from them, are derived anew; the facts of the last call
+    are brought up to date.
     """
-    from passes.shape_rules import infer_node
+    facts = _facts_of.setdefault(model, ShapeFacts())
+    nodes = [node for graph in model.graphs() for node in graph]
+    if any(_lacks_type(node) for node in nodes if node not in facts._records):
+        from passes.onnx_inference import fill_in_types
 
-    if _lacks_types(model):
-        _infer_with_onnx(model)
-    facts = ShapeFacts()
-    for graph in model.graphs():
-        for node in graph:
-            infer_node(node, facts)
-            for output in node.outputs:
-                _write(output, facts)
+        fill_in_types(model)
+    changed = facts._changed_sources()
+    for node in nodes:
+        if not facts._is_current(node, changed):
+            changed.update(facts._derive(node))
+    facts._prune(nodes)
     return facts
 
 
 def _named(value: ir.Value, dims: Dims) -> Dims:
     """Return the shape with a symbol of its own for each unknown dimension, so that it can be followed."""
+    if None not in dims:
+        return dims
     return tuple(dim or unnamed(str(value.name), axis) for axis, dim in enumerate(dims))
 
 
@@ -88,39 +177,16 @@ def _write(value: ir.Value, facts: ShapeFacts) -> None:
         if declared is not None:
             facts.shapes[value] = _named(value, declared)
         return
-    merged = inferred if declared is None else tuple(own or new for own, new in zip(declared, inferred, strict=True))
-    facts.shapes[value] = _named(value, merged)
-    if dims_of(value) != tuple(map(plain, merged)):
-        value.shape = ir.Shape([plain(dim) for dim in merged])
-
-
-def _lacks_types(model: ir.Model) -> bool:
-    return any(
-        value.name and (value.type is None or value.shape is None)
-        for graph in model.graphs()
-        for node in graph
-        for value in node.outputs
+    merged = (
+        inferred
+        if declared is None or declared == inferred
+        else tuple(own or new for own, new in zip(declared, inferred, strict=True))
     )
+    facts.shapes[value] = _named(value, merged)
+    stated = [plain(dim) for dim in merged]
+    if value.shape is None or dims_of(value) != tuple(stated):
+        value.shape = ir.Shape(stated)
 
 
-def _infer_with_onnx(model: ir.Model) -> None:
-    """Copy the types and shapes that onnx infers into values that have none; onnx sees the model without weights."""
-    import onnx
-    import onnx_ir as ir
-
-    from passes.serialization import proto_without_weights
-
-    try:
-        proto = onnx.shape_inference.infer_shapes(proto_without_weights(model), data_prop=True)
-    except Exception:  # a graph that onnx cannot infer keeps what it states
-        return
-    inferred = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}
-    for node in model.graph:
-        for value in node.outputs:
-            info = inferred.get(value.name or "")
-            if info is None:
-                continue
-            if value.type is None:
-                value.type = ir.serde.deserialize_type_proto_for_type(info.type)
-            if value.shape is None:
-                value.shape = ir.serde.deserialize_type_proto_for_shape(info.type)
+def _lacks_type(node: ir.Node) -> bool:
+    return any(value.name and (value.type is None or value.shape is None) for value in node.outputs)
