@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +41,7 @@ class Capabilities:
     """A runtime's limits.
 
     kernels: "Op" or "domain::Op" names with a kernel; None means the whole standard operator set up to `opset_limit`.
+    kernel_types: for some of them, the types of the operator's data ("FLOAT", "FLOAT16") that the kernel takes.
     precisions: the precisions it computes in, of "fp32", "fp16", "bf16", "int8", "fp8".
     typed_precisions: the ones that the graph's own types must carry; for the others the runtime is told at build time.
     """
@@ -52,12 +54,14 @@ class Capabilities:
     typed_precisions: frozenset[str] = frozenset({"int8"})
     dynamic_shapes: bool = True
     quantization: QuantizationSupport = field(default_factory=QuantizationSupport)
+    kernel_types: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
 
-    def has_kernel(self, op_type: str, *, domain: str = "") -> bool:
-        """Return whether the runtime executes this operator itself."""
+    def has_kernel(self, op_type: str, *, domain: str = "", dtype: str = "") -> bool:
+        """Return whether the runtime executes this operator itself, on data of type `dtype` where that is given."""
         if self.kernels is None:
             return domain in ("", "ai.onnx")
-        return (op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}") in self.kernels
+        name = op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"
+        return name in self.kernels and (not dtype or dtype in self.kernel_types.get(name, (dtype,)))
 
 
 PORTABLE = Capabilities(name="portable", opset_limit=23)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,14 @@ TYPED_PRECISIONS = frozenset({"int8", "fp16", "bf16"})
 # (None so far: Gelu, LayerNormalization, RMSNormalization, RotaryEmbedding and Attention are at least as fast as both
 # their com.microsoft counterparts and their decompositions.)
 NOT_WORTH_KEEPING: frozenset[str] = frozenset()
+
+# how the runtime spells the types of a kernel's data
+_TYPE_NAMES = {
+    "tensor(float)": "FLOAT",
+    "tensor(double)": "DOUBLE",
+    "tensor(float16)": "FLOAT16",
+    "tensor(bfloat16)": "BFLOAT16",
+}
 
 QUANTIZATION = QuantizationSupport(
     operators=frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"}),
@@ -46,6 +55,7 @@ def provider_capabilities(provider: str) -> Capabilities:
         name="onnxruntime",
         opset_limit=OPSET_LIMIT,
         kernels=None if kernels is None else kernels - NOT_WORTH_KEEPING,
+        kernel_types=kernel_types_of(provider),
         precisions=PRECISIONS,
         typed_precisions=TYPED_PRECISIONS,
         quantization=replace(QUANTIZATION, weight_bits=7) if saturates else QUANTIZATION,
@@ -58,15 +68,29 @@ def kernels_of(provider: str) -> frozenset[str] | None:
 
     None where that is not known: the provider or the runtime is absent, or built without its kernel registry.
     """
+    return frozenset(map(_qualified, _kernels(provider))) or None
+
+
+@lru_cache(maxsize=8)
+def kernel_types_of(provider: str) -> Mapping[str, frozenset[str]]:
+    """Return the types of its data, its type parameter T, that each com.microsoft operator has a kernel for."""
+    found: dict[str, set[str]] = {}
+    for kernel in _kernels(provider):
+        if kernel.domain == "com.microsoft" and "T" in kernel.type_constraints:
+            types = {_TYPE_NAMES.get(spelling, spelling) for spelling in kernel.type_constraints["T"]}
+            found.setdefault(_qualified(kernel), set()).update(types)
+    return {name: frozenset(types) for name, types in found.items()}
+
+
+def _kernels(provider: str) -> list[Any]:
+    """Return the definitions of the provider's kernels in the installed runtime."""
     try:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-        definitions: list[Any] = state.get_all_opkernel_def()
+        return [kernel for kernel in state.get_all_opkernel_def() if kernel.provider == provider]
     except (ImportError, AttributeError):
-        return None
-    found = frozenset(
-        kernel.op_name if kernel.domain in ("", "ai.onnx") else f"{kernel.domain}::{kernel.op_name}"
-        for kernel in definitions
-        if kernel.provider == provider
-    )
-    return found or None
+        return []
+
+
+def _qualified(kernel: Any) -> str:
+    return str(kernel.op_name if kernel.domain in ("", "ai.onnx") else f"{kernel.domain}::{kernel.op_name}")

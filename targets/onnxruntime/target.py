@@ -48,11 +48,32 @@ class OnnxRuntimeTarget:
         return provider_capabilities(PROVIDERS[settings_from_text(options.settings).provider])
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
+        from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
+        from passes.cleanup.eliminate_dead_code import EliminateDeadCode
         from passes.expand.expand_functions import ExpandFunctions
         from passes.expand.materialize_broadcasts import MaterializeBroadcasts
+        from passes.legalize.fuse_bias_gelu import FuseBiasGelu
+        from passes.legalize.fuse_conv_activation import FuseConvActivation
+        from passes.legalize.fuse_embedding_norm import FuseEmbeddingNorm
+        from passes.legalize.fuse_gemm_activation import FuseGemmActivation
+        from passes.legalize.fuse_matmul_scale import FuseMatmulScale
+        from passes.legalize.fuse_skip_norm import FuseSkipNorm
+        from passes.legalize.lower_attention import LowerAttention
+        from passes.legalize.lower_rotary_embedding import LowerRotaryEmbedding
         from passes.pipeline import Pipeline
 
-        return Pipeline((ExpandFunctions(), MaterializeBroadcasts()))
+        own = (
+            LowerAttention(),
+            LowerRotaryEmbedding(),
+            FuseEmbeddingNorm(),
+            FuseSkipNorm(),
+            FuseBiasGelu(),
+            FuseConvActivation(),
+            FuseGemmActivation(),
+            FuseMatmulScale(),
+        )
+        expanded = (ExpandFunctions(), MaterializeBroadcasts(), EliminateCommonSubexpressions(), EliminateDeadCode())
+        return Pipeline((*own, *expanded))
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         from targets.onnxruntime.blockers import find_blockers
