@@ -18,6 +18,7 @@ from passes.expand.expand_functions import ExpandFunctions
 from passes.expand.expand_sum import ExpandSum
 from passes.expand.inline_functions import InlineFunctions
 from passes.expand.materialize_broadcasts import MaterializeBroadcasts
+from passes.fusion.fuse_activation import FuseActivation
 from passes.fusion.fuse_attention import FuseAttention
 from passes.fusion.fuse_channel_arithmetic import FuseChannelArithmetic
 from passes.fusion.fuse_conv_batch_norm import FuseConvBatchNorm
@@ -64,6 +65,7 @@ PASSES: dict[str, type[Pass]] = _table(
     FoldConstants,
     FoldIndexArithmetic,
     FoldShapes,
+    FuseActivation,
     FuseAttention,
     FuseBiasGelu,
     FuseChannelArithmetic,
@@ -111,6 +113,7 @@ def default_pipeline() -> Pipeline:
     fusions = (
         FuseConvBatchNorm(),
         SimplifyRecurrent(),
+        FuseActivation(),
         FuseGelu(),
         FuseLayerNorm(),
         FuseRmsNorm(),
