@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from passes.dimensions import Dim
 from passes.fusion.attention_scope import AttentionScope
-from passes.matching import is_op, producer_of
-from passes.shape_rules import axes_of
+from passes.matching import integer, is_op, producer_of
+from passes.shape_rules import axes_of, reshaped
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -48,7 +48,7 @@ def unrepeated(value: ir.Value | None, scope: AttentionScope) -> tuple[ir.Value,
         return None
     source, thin = facts.shape(lifted.inputs[0]), facts.shape(repeat.inputs[0])
     wide, joined = facts.shape(repeat.outputs[0]), facts.shape(value)
-    if source is None or thin is None or joined is None or len(source) != 4 or len(joined) != 4:
+    if source is None or thin is None or joined is None or len(source) != 4:
         return None
     if is_op(lifted, "Unsqueeze") and axes_of(lifted, facts) != (2,):
         return None
@@ -59,6 +59,10 @@ def unrepeated(value: ir.Value | None, scope: AttentionScope) -> tuple[ir.Value,
         if times is None or times.fixed is None or [one for at, one in enumerate(times.fixed) if at != 2] != [1] * 4:
             return None
         wide = (thin[0], thin[1], Dim(times.fixed[2]), thin[3], thin[4])
+        wanted = facts.content(reshape.inputs[1])
+        if wanted is None or integer(reshape, "allowzero", 0):
+            return None
+        joined = reshaped(wide, wanted.elements, allow_zero=False)
     if wide is None or len(wide) != 5 or wide != (thin[0], thin[1], wide[2], thin[3], thin[4]):
         return None
     heads, count = source[1], wide[2]

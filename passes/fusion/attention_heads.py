@@ -70,9 +70,10 @@ def absorb_heads(node: ir.Node, scope: AttentionScope) -> ir.Node:
         old.replace_all_uses_with(present, replace_graph_outputs=True)
         present.name = name
     if merge.is_flat:
-        scope.editor.take_over(merge.reshape.outputs[0], new)
+        scope.editor.take_over(merge.reshapes[0].outputs[0], new)
     else:
-        merge.reshape.replace_input_with(0, new)
+        for reshape in merge.reshapes:
+            reshape.replace_input_with(0, new)
         scope.editor.drop(merge.swap)
     for split in found:
         if split.rotary is not None:
@@ -165,16 +166,16 @@ def _rotates(node: ir.Node | None, source: ir.Value) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Merge:
-    """Transpose, then Reshape of the result: to [B, S, H * D] (`is_flat`) or to [B * S, H * D] and the like."""
+    """Transpose, then Reshapes of the result: one to [B, S, H * D] (`is_flat`), or to [B * S, H * D] and the like."""
 
     swap: ir.Node
-    reshape: ir.Node
+    reshapes: tuple[ir.Node, ...]
     width: Dim | None
     is_flat: bool
 
 
 def _merge(node: ir.Node, facts: ShapeFacts) -> _Merge | str:
-    """Return the Reshape that merges the heads of the output, or why there is none."""
+    """Return the Reshapes that merge the heads of the output, or why there are none."""
     output = node.outputs[0]
     readers = output.consumers()
     if not readers or readers[0].op_type != "Transpose" or integers(readers[0], "perm") != _SWAP_HEADS:
@@ -183,25 +184,28 @@ def _merge(node: ir.Node, facts: ShapeFacts) -> _Merge | str:
     if reason:
         return reason
     swapped = readers[0].outputs[0]
-    inner = swapped.consumers()
-    if (
-        not inner
-        or inner[0].op_type != "Reshape"
-        or inner[0].inputs[0] is not swapped
-        or inner[0].graph is not node.graph
-    ):
+    reshapes = tuple(reader for reader in swapped.consumers() if is_op(reader, "Reshape"))
+    if not reshapes or any(one.inputs[0] is not swapped or one.graph is not node.graph for one in reshapes):
         return "the heads of the result are not merged"
-    reason = other_readers(swapped, inner[0])
+    reason = other_readers(swapped, *reshapes)
     if reason:
         return reason
-    before, after = facts.shape(swapped), facts.shape(inner[0].outputs[0])
+    before = facts.shape(swapped)
     if before is None or None in before:
         return "the shape of the merged result is not known"
     width = product(before[2:])
-    if after is not None and after == (*before[:2], width):
-        return _Merge(readers[0], inner[0], width, is_flat=True)
-    target = constant_integers(inner[0].inputs[1])
-    # a 0 copies a dimension by its place, and [B, S, H, D] and [B, S, H * D] agree in the first two only
-    if target is not None and 0 not in target[2:]:
-        return _Merge(readers[0], inner[0], width, is_flat=False)
-    return "the shape of the merged result is not known"
+    whole = (*before[:2], width)
+    if not all(_is_merging(one, whole, facts) for one in reshapes):
+        return "the shape of the merged result is not known"
+    is_flat = len(reshapes) == 1 and facts.shape(reshapes[0].outputs[0]) == whole
+    return _Merge(readers[0], reshapes, width, is_flat)
+
+
+def _is_merging(reshape: ir.Node, whole: Dims, facts: ShapeFacts) -> bool:
+    """Return whether the Reshape gives the same of [B, S, H * D] as of [B, S, H, D]."""
+    if facts.shape(reshape.outputs[0]) == whole:
+        target = constant_integers(reshape.inputs[1])
+        return target is None or 0 not in target[2:]
+    target = constant_integers(reshape.inputs[1])
+    # a 0 copies a dimension by its place, and the two agree in the first two only
+    return target is not None and 0 not in target[2:]

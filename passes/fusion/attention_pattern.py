@@ -35,13 +35,14 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class AttentionMatch:
-    """One attention: softmax(scores + mask) @ value.
+    """One attention: softmax(scores + bias + mask) @ value.
 
     `condition` is set where the mask is Where(condition, keep, hidden): `hidden` is the number that hides a key.
     """
 
     scores: Scores
     value: ir.Value  # [B, H, Skv, Dv]
+    bias: ir.Value | None
     mask: ir.Value | None
     condition: ir.Value | None
     hidden: float
@@ -63,10 +64,11 @@ def match_attention(node: ir.Node) -> AttentionMatch | None:
     found = _split_mask(masked)
     if found is None:
         return None
-    scores, mask, condition, hidden, mask_nodes = found
+    scores, bias, mask, condition, hidden, mask_nodes = found
     return AttentionMatch(
         scores=scores,
         value=value,
+        bias=bias,
         mask=mask,
         condition=condition,
         hidden=hidden,
@@ -93,25 +95,42 @@ def _is_over_last_axis(softmax: ir.Node) -> bool:
     return axis == -1 or (rank is not None and axis == rank - 1)
 
 
-def _split_mask(
-    masked: ir.Value,
-) -> tuple[Scores, ir.Value | None, ir.Value | None, float, tuple[ir.Node, ...]] | None:
+_Masked = tuple["Scores", "ir.Value | None", "ir.Value | None", "ir.Value | None", float, tuple["ir.Node", ...]]
+
+
+def _split_mask(masked: ir.Value) -> _Masked | None:
+    """Return scores, bias, mask, the mask's condition, the number that hides, and the nodes between."""
     add = producer_of(masked, "Add")
     if add is not None:
         for scores_side, mask in operand_pairs(add):
-            scores = match_scores(scores_side)
-            if scores is not None:
+            found = _biased(scores_side)
+            if found is not None:
+                scores, bias, nodes = found
                 condition, hidden = _condition_of(mask)
-                return scores, mask, condition, hidden, (add,)
+                return scores, bias, mask, condition, hidden, (*nodes, add)
         return None
     where = producer_of(masked, "Where")
     if where is not None:
-        scores, hidden_by = match_scores(where.inputs[1]), constant_number(where.inputs[2])
-        if scores is None or hidden_by is None:
+        found, hidden_by = _biased(where.inputs[1]), constant_number(where.inputs[2])
+        if found is None or hidden_by is None:
             return None
-        return scores, None, where.inputs[0], hidden_by, (where,)
-    scores = match_scores(masked)
-    return None if scores is None else (scores, None, None, 0.0, ())
+        scores, bias, nodes = found
+        return scores, bias, None, where.inputs[0], hidden_by, (*nodes, where)
+    scores_alone = match_scores(masked)
+    return None if scores_alone is None else (scores_alone, None, None, None, 0.0, ())
+
+
+def _biased(value: ir.Value | None) -> tuple[Scores, ir.Value | None, tuple[ir.Node, ...]] | None:
+    """Return the scores and what is added to them, such as a position bias."""
+    scores = match_scores(value)
+    if scores is not None:
+        return scores, None, ()
+    add = producer_of(value, "Add")
+    for scores_side, bias in operand_pairs(add) if add is not None else ():
+        scores = match_scores(scores_side)
+        if scores is not None and add is not None:
+            return scores, bias, (add,)
+    return None
 
 
 def _condition_of(mask: ir.Value) -> tuple[ir.Value | None, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
-from passes.dimensions import Dim, broadcasts_into
+from passes.dimensions import Dim, broadcast, broadcasts_into
 from passes.editing import Editor
 from passes.fusion.attention_cache import absorb_cache
 from passes.fusion.attention_groups import absorb_groups
@@ -40,9 +40,11 @@ _WIDE_FLOATS = ("FLOAT", "BFLOAT16", "DOUBLE")
 class FuseAttention(Pass):
     """Raise scaled dot-product attention to the Attention operator of opset 23.
 
-    softmax(scale * Q @ K^T + mask) @ V with Q, K, V of [B, H, S, D] becomes one Attention; then, where Q, K and V come
-    from a head split (Reshape, Transpose) and the result goes through a head merge, both are absorbed by the form on
-    [B, S, H * D] with head counts. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]. A
+    softmax(scale * Q @ K^T + bias + mask) @ V with Q, K, V of [B, H, S, D] becomes one Attention. Every Attention then
+    takes up what surrounds it (rules in brackets): key and value heads that are repeated for the query heads [groups],
+    a cache that key and value are appended to [cache], head split and head merge, with a RotaryEmbedding between, by
+    the form on [B, S, H * D] [heads], and a constant factor of query or key [scale]. A mask is taken as it is, additive
+    or boolean, and expanded to [.., Sq, Skv]; a bias (position bias) is added to it, once where layers share both. A
     guard that replaces NaN rows by 0 is dropped, since Attention yields 0 for a row that -inf masks wholly.
     Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, an unguarded
     -inf mask may hide a whole row (NaN before, 0 after), or hidden scores are replaced by a number that is not far
@@ -149,6 +151,8 @@ def _refusal(node: ir.Node, match: AttentionMatch, facts: ShapeFacts) -> str:
         shape = facts.shape(mask)
         if not shape or not broadcasts_into(shape, scores):
             return f"the mask '{mask.name}' does not provably broadcast to the scores"
+        if match.bias is not None and not broadcasts_into(facts.shape(match.bias), scores):
+            return f"the bias '{match.bias.name}' does not provably broadcast to the scores"
         if match.hidden == -math.inf and not match.is_guarded:
             return f"the mask '{mask.name}' may hide a whole row: NaN here, 0 in Attention"
         if match.mask is None and match.hidden != -math.inf and not _is_far_below(match):
@@ -173,25 +177,47 @@ def _hides_rows(mask: ir.Value) -> bool:
 
 def _mask(node: ir.Node, match: AttentionMatch, key: ir.Value, facts: ShapeFacts, editor: Editor) -> ir.Value | None:
     """Return the value for Attention's mask input, of [.., Sq, Skv], or None without a mask."""
-    import numpy as np
-
-    mask = match.mask
-    if match.condition is not None:
-        dtype = match.scores.query.dtype
-        assert dtype is not None
-        shape = facts.shape(match.condition)
-        if match.hidden == -math.inf:
-            mask = match.condition
-        elif mask is None or (dtype.name in _WIDE_FLOATS and match.hidden < _HIDING):
-            numbers = [editor.constant(np.array(n, dtype=dtype.numpy()), "mask_value") for n in (0.0, _HIDING)]
-            mask = editor.insert(
-                node, "Where", [match.condition, *numbers], name=f"{node.outputs[0].name}_mask", dtype=dtype
-            )
-            facts.shapes[mask] = shape or ()
-            _state_shape(mask, facts)
+    mask, bias, condition = match.mask, match.bias, match.condition
+    dtype = match.scores.query.dtype
+    assert dtype is not None
+    if condition is not None:
+        if match.hidden == -math.inf and bias is None:
+            mask = condition
+        elif mask is None or match.hidden == -math.inf or (dtype.name in _WIDE_FLOATS and match.hidden < _HIDING):
+            hidden = match.hidden if match.hidden == -math.inf else _HIDING
+            mask, bias = _where(node, condition, bias, hidden, dtype, facts, editor), None
     if mask is None:
         return None
+    if bias is not None:
+        shapes = [facts.shape(part) for part in (bias, mask)]
+        mask = editor.insert(node, "Add", [bias, mask], name=f"{node.outputs[0].name}_bias", dtype=dtype)
+        facts.shapes[mask] = broadcast(shapes) or ()
+        _state_shape(mask, facts)
     return _expanded(node, mask, match.scores.query, key, facts, editor)
+
+
+def _where(
+    node: ir.Node,
+    condition: ir.Value,
+    kept: ir.Value | None,
+    hidden: float,
+    dtype: ir.DataType,
+    facts: ShapeFacts,
+    editor: Editor,
+) -> ir.Value:
+    """Return Where(condition, kept or 0, hidden)."""
+    import numpy as np
+
+    shapes = [facts.shape(condition)]
+    if kept is None:
+        kept = editor.constant(np.array(0.0, dtype=dtype.numpy()), "mask_value")
+    else:
+        shapes.append(facts.shape(kept))
+    number = editor.constant(np.array(hidden, dtype=dtype.numpy()), "mask_value")
+    mask = editor.insert(node, "Where", [condition, kept, number], name=f"{node.outputs[0].name}_mask", dtype=dtype)
+    facts.shapes[mask] = broadcast(shapes) or ()
+    _state_shape(mask, facts)
+    return mask
 
 
 def _expanded(

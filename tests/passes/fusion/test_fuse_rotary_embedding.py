@@ -43,7 +43,7 @@ def test_a_rotation_becomes_one_operator_that_reads_half_caches_of_the_whole_bat
     after, result = rewrite(_model(body), FuseRotaryEmbedding(), feeds=_feeds())
     assert _left(after) == ["Unsqueeze", "Mul", "Cos", "Sin", "Concat", "Expand", "Expand", "RotaryEmbedding"]
     assert [event.rule for event in result.applied] == ["rotate-half"]
-    again, result = rewrite(after, FuseRotaryEmbedding(), feeds=_feeds())
+    _, result = rewrite(after, FuseRotaryEmbedding(), feeds=_feeds())
     assert not result.applied
 
 
@@ -135,7 +135,7 @@ def test_a_cache_for_one_batch_is_repaired_once_for_all_readers() -> None:
     after, result = rewrite(graph_from(text), FuseRotaryEmbedding(), feeds=feeds)  # the original runs at batch 1 only
     assert operators(after).count("Expand") == 2
     assert [event.rule for event in result.applied] == ["batch", "batch"]
-    again, result = rewrite(after, FuseRotaryEmbedding(), feeds=feeds)
+    _, result = rewrite(after, FuseRotaryEmbedding(), feeds=feeds)
     assert not result.applied
 
 
