@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from passes.base import Budget, Context, Pass, PassResult
+from passes.collection import paused
 from passes.errors import GraphwrightError, PassBroken
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Pipeline:
         context = context or Context()
         if limit is not None:
             context = Context(context.capabilities, Budget(limit), context.ranges)
-        run = _Run(model.clone(), context, tuple(observers), str(self))
+        from passes.graph_model import GraphModel
+
+        run = _Run(GraphModel.copy_of(model), context, tuple(observers), str(self))
         for step in self.steps:
             if isinstance(step, Repeat):
                 run.repeat(step)
@@ -90,7 +93,8 @@ class _Run:
         for observer in self.observers:
             observer.before(step, self.model)
         try:
-            result = step.run(self.model, self.context)
+            with paused():
+                result = step.run(self.model, self.context)
         except GraphwrightError:
             raise
         except Exception as error:

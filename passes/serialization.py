@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from passes.collection import paused
 from passes.deferred_sympy import import_onnx_ir
 from passes.errors import BadModel, UsageError
 
@@ -41,7 +42,8 @@ def load_model(path: Path) -> ir.Model:
     if not path.is_file():
         raise BadModel(f"There is no model file {path}.", hint="Check the path; it is read relative to this folder.")
     try:
-        model = ir.load(path)
+        with paused():
+            model = ir.load(path)
     except Exception as error:
         raise BadModel(f"{path} is not a readable ONNX model: {error}", hint="Export or copy it again.") from error
     _check_complete(model, path)
@@ -250,20 +252,26 @@ def _hold_replaced(data: Path) -> None:
 def proto_without_weights(model: ir.Model, *, max_bytes: int = INLINE_LIMIT_BYTES) -> onnx.ModelProto:
     """Return the model as protobuf, with each initializer over `max_bytes` as a reference to a file that is not there.
 
-    For onnx's shape inference and checker, which need types, shapes and small constants only. `model` is not changed.
+    For onnx's shape inference and checker, which need types, shapes and small constants only. `model` is as before when
+    it returns.
     """
     import onnx_ir as ir
 
-    copy = model.clone()
-    for graph in copy.graphs():
-        for name, value in graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None or tensor.nbytes <= max_bytes or tensor.dtype == ir.DataType.STRING:
-                continue
-            value.const_value = ir.ExternalTensor(
-                "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
-            )
-    proto: onnx.ModelProto = ir.to_proto(copy)
+    kept: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    try:
+        for graph in model.graphs():
+            for name, value in graph.initializers.items():
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes <= max_bytes or tensor.dtype == ir.DataType.STRING:
+                    continue
+                kept.append((value, tensor))
+                value.const_value = ir.ExternalTensor(
+                    "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+                )
+        proto: onnx.ModelProto = ir.to_proto(model)
+    finally:
+        for value, tensor in kept:
+            value.const_value = tensor
     return proto
 
 
