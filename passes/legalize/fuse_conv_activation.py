@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -37,12 +36,10 @@ class FuseConvActivation(Pass):
             return recorder.result()
         facts = infer_shapes(model)
         editor = Editor(model)
-        for graph in model.graphs():
-            for node in list(graph):
-                if node.graph is not graph or has_reference(node):
-                    continue
-                for find in (_activated, _added):
-                    match = find(node, facts)
+        for find in (_activated, _added):  # the activations first: an Add of theirs goes with them
+            for graph in model.graphs():
+                for node in list(graph):
+                    match = None if node.graph is not graph or has_reference(node) else find(node, facts)
                     if match is None:
                         continue
                     reason = _refusal(match, node) or lacks_kernel(context, _FUSED, match.conv.inputs[0])
@@ -61,9 +58,6 @@ class _Match:
     residual: ir.Value | None
     add: ir.Node | None
     activation: tuple[str, tuple[float, ...]] | None
-
-
-Find = Callable[["ir.Node", ShapeFacts], "_Match | None"]
 
 
 def _activated(node: ir.Node, facts: ShapeFacts) -> _Match | None:
@@ -93,15 +87,8 @@ def _added(node: ir.Node, facts: ShapeFacts) -> _Match | None:
             continue
         if shape is None or None in shape or facts.shape(value) != shape or facts.shape(residual) != shape:
             continue
-        if _reads_late(conv, residual, node):
-            continue
         found = _Match(conv, residual, node, None)
     return found
-
-
-def _reads_late(conv: ir.Node, residual: ir.Value, add: ir.Node) -> bool:
-    """Return whether the residual waits for the convolution: x + conv(x) does not, conv(x) + f(conv(x)) cannot be."""
-    return residual.producer() is conv or residual.producer() is add
 
 
 def _refusal(match: _Match, node: ir.Node) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from passes.base import Pass, PassResult
+from passes.base import Context, Pass, PassResult
 from passes.capabilities import PORTABLE, Capabilities
+from passes.pipeline import Pipeline
 from passes.sample_inputs import generated_inputs
 from tests.support.rewriting import rewrite
 
@@ -55,15 +57,23 @@ def legalise(
     return after, result
 
 
+def refused(model: ir.Model, step: Pass) -> PassResult:
+    """Return the pass's result on a graph that it leaves alone and that ONNX Runtime may not run."""
+    after, (result,) = Pipeline((step,)).run(model, context=Context(CONTRIB))
+    assert not result.applied
+    assert forms(after) == forms(model)
+    return result
+
+
 def forms(model: ir.Model) -> list[str]:
-    """Return each node as text: operator, inputs ("" for none left out) and attributes, without the names it makes."""
+    """Return each node of the main graph as "Operator(inputs)", with _ for an input that is left out."""
     return [
         f"{node.op_type}({', '.join(str(value.name) if value is not None else '_' for value in node.inputs)})"
         for node in model.graph
     ]
 
 
-def attributes(model: ir.Model, op_type: str) -> dict[str, object]:
+def attributes(model: ir.Model, op_type: str) -> dict[str, Any]:
     """Return the attributes of the first node of this operator."""
     node = next(node for node in model.graph if node.op_type == op_type)
     return {name: attribute.value for name, attribute in node.attributes.items()}
