@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, Recorder
+from passes.cleanup.fold_shapes import constant_shape
+from passes.cleanup.index_grids import counts_in_order, strides_of
 from passes.cleanup.known_values import is_running, uniform_number
 from passes.dimensions import Dim, Dims, broadcasts_into
 from passes.editing import Editor
@@ -35,7 +37,8 @@ class FoldIndexArithmetic(Pass):
 
     GatherND at every position of a grid, in order, becomes Unsqueeze of its data. And with a tensor that is true
     throughout becomes Expand. Gather at one number throughout becomes Gather of one row, where its readers broadcast.
-    Gather of a table at a slice of a constant becomes a slice of the table's rows.
+    Gather of a table at a slice of a constant becomes a slice of the table's rows. Gather of all rows in order, at
+    i * length + j, becomes Reshape.
     """
 
     name: ClassVar[str] = "fold-index-arithmetic"
@@ -185,8 +188,37 @@ def _gather_slice(node: ir.Node, scope: _Scope) -> None:
     scope.editor.take_over(output, new)
 
 
+def _gather_all_rows(node: ir.Node, scope: _Scope) -> None:
+    """Gather of data [I * J, ..] at indices i * J + j of shape [I, 1, J]: a Reshape to [I, 1, J, ..]."""
+    import numpy as np
+
+    data, grid = scope.facts.shape(node.inputs[0]), scope.facts.shape(node.inputs[1])
+    if not data or not grid or integer(node, "axis", 0) != 0:
+        return
+    strides = strides_of(node.inputs[1], scope.facts)
+    if strides is None or len(strides) < 2 or not counts_in_order(strides, grid, data[0]):
+        return
+    source, target = node.inputs[0], (*grid, *data[1:])
+    wanted = constant_shape(data, target, allow_zero=False)
+    while isinstance(wanted, str) and (step := producer_of(source, "Reshape", "Flatten")) is not None:
+        source = step.inputs[0]
+        wanted = constant_shape(scope.facts.shape(source), target, allow_zero=False)
+    if isinstance(wanted, str):
+        scope.recorder.refuse(node, wanted, "gather-all-rows")
+        return
+    if not scope.recorder.may_apply(node, "gather-all-rows"):
+        return
+    output = node.outputs[0]
+    vector = scope.editor.constant(np.array(wanted, dtype=np.int64), f"{output.name}_shape")
+    new = scope.editor.insert(node, "Reshape", [source, vector], name=str(output.name), like=output)
+    scope.facts.shapes[new] = target
+    scope.editor.take_over(output, new)
+
+
 def _gather(node: ir.Node, scope: _Scope) -> None:
     _gather_row(node, scope)
+    if node.graph is not None:
+        _gather_all_rows(node, scope)
     if node.graph is not None:
         _gather_slice(node, scope)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, Recorder
-from passes.dimensions import Dims, plain, product
+from passes.cleanup.fold_shapes import constant_shape
+from passes.dimensions import Dim, Dims, plain, product
 from passes.editing import Editor
 from passes.matching import constant_integers, integer, integers, other_readers, producer_of
 from passes.shapes import ShapeFacts, infer_shapes
@@ -22,7 +23,8 @@ Rule = Callable[["ir.Node", "_Scope"], bool]
 class MergeReshapes(Pass):
     """Merge neighbours that only move elements or change their type.
 
-    Transpose of Transpose, Reshape of Reshape, Squeeze of Squeeze and Unsqueeze of Unsqueeze become one; a Cast that
+    Transpose of Transpose, Squeeze of Squeeze and Unsqueeze of Unsqueeze become one; Reshape, Flatten, Squeeze and
+    Unsqueeze in any order become one Reshape, where a constant can ask for the result's shape; a Cast that
     loses nothing before another Cast is dropped; Reshape, Transpose, Reshape that fold leading dimensions away and
     bring them back become one Transpose. The first of two stays where something else reads it.
     """
@@ -92,6 +94,25 @@ def _reshape_of_reshape(node: ir.Node, scope: _Scope) -> bool:
         if old is None or old != new:
             return False  # this 0 copies a dimension that only the middle shape has there
     return scope.replace(node, "Reshape", [previous.inputs[0], node.inputs[1]], "reshape-reshape")
+
+
+def _moves_only(node: ir.Node, scope: _Scope) -> bool:
+    """Reshape, Flatten, Squeeze and Unsqueeze in any order are one Reshape, where a constant can ask for the result."""
+    import numpy as np
+
+    previous = _before(node, "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    if previous is None or previous.op_type == node.op_type != "Reshape":
+        return False
+    start, end = scope.facts.shape(previous.inputs[0]), scope.facts.shape(node.outputs[0])
+    if start is None or end is None or None in end or any(dim == Dim(0) for dim in end):
+        return False
+    wanted = constant_shape(start, end, allow_zero=False)
+    if isinstance(wanted, str) or (-1 in wanted and Dim(0) in start):
+        return False
+    if scope.recorder.budget.is_spent:
+        return False
+    constant = scope.editor.constant(np.array(wanted, dtype=np.int64), f"{node.outputs[0].name}_shape")
+    return scope.replace(node, "Reshape", [previous.inputs[0], constant], "moves")
 
 
 def _axes_chain(node: ir.Node, scope: _Scope) -> bool:
@@ -185,8 +206,9 @@ def _all_known(shape: Dims | None) -> bool:
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "Cast": (_cast_of_cast,),
-    "Reshape": (_reshape_transpose_reshape, _reshape_of_reshape),
-    "Squeeze": (_axes_chain,),
+    "Flatten": (_moves_only,),
+    "Reshape": (_reshape_transpose_reshape, _reshape_of_reshape, _moves_only),
+    "Squeeze": (_axes_chain, _moves_only),
     "Transpose": (_transpose_of_transpose,),
-    "Unsqueeze": (_axes_chain,),
+    "Unsqueeze": (_axes_chain, _moves_only),
 }

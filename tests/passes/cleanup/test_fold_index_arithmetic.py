@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from passes.catalogue import default_pipeline
 from passes.cleanup.eliminate_dead_code import EliminateDeadCode
 from passes.cleanup.fold_index_arithmetic import FoldIndexArithmetic
 from passes.cleanup.fold_shapes import FoldShapes
@@ -115,3 +117,42 @@ def test_kinds_that_differ_stay() -> None:
     add_weights(model, table=random_array(3, 4), positions=random_array(9, 4, seed=1))
     after, _ = rewrite(model, FoldIndexArithmetic(), is_exact=True)
     assert operators(after).count("GatherElements") == 1
+
+
+ALL_ROWS = """g (bool[B,S] m) => (bool[B,1,1,S] y) {{
+    i0 = Constant <value = int64 {{0}}> () i1 = Constant <value = int64 {{1}}> ()
+    v0 = Constant <value = int64[1] {{0}}> () v123 = Constant <value = int64[3] {{1, 2, 3}}> ()
+    v012 = Constant <value = int64[3] {{0, 1, 2}}> () all = Constant <value = int64[1] {{-1}}> ()
+    s = Shape (m) b = Gather (s, i0) n = Gather (s, i1) n1 = Unsqueeze (n, v0)
+    rb = Range (i0, b, i1) rs = Range ({start}, {stop}, i1)
+    ub = Unsqueeze (rb, v123) us = Unsqueeze (rs, v012)
+    k = Mul (ub, {factor}) index = Add (us, k)
+    f = Flatten <axis = 2> (m) g = Gather (f, index) flat = Reshape (g, all)
+    shape = Shape (index) y = Reshape (flat, shape)
+}}"""
+ROWS_FEEDS = tuple(
+    {"m": np.arange(rows * columns).reshape(rows, columns) % 3 == 0} for rows, columns in ((3, 3), (2, 5), (4, 2))
+)
+
+
+def test_gather_of_all_rows_in_order_is_reshape() -> None:
+    model = graph_from(ALL_ROWS.format(start="i0", stop="n", factor="n1"))
+    after, _ = rewrite(model, FoldIndexArithmetic(), EliminateDeadCode(), feeds=ROWS_FEEDS)
+    assert "Gather" not in [node.op_type for node in after.graph if node.outputs[0].name == "g"]
+    model = graph_from(ALL_ROWS.format(start="i0", stop="n", factor="n1"))
+    after, _ = rewrite(model, *default_pipeline().steps, feeds=ROWS_FEEDS)  # type: ignore[arg-type]
+    assert _ops(after) == ["Unsqueeze"] or _ops(after) == ["Reshape"]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "factor"),
+    [("i0", "n", "b1"), ("i1", "n", "n1"), ("i0", "b", "n1"), ("i0", "n", "v0")],
+    ids=["stride of the wrong axis", "not from zero", "another length", "no stride"],
+)
+def test_other_orders_of_rows_stay(start: str, stop: str, factor: str) -> None:
+    text = ALL_ROWS.format(start=start, stop=stop, factor=factor).replace("rb = ", "b1 = Unsqueeze (b, v0) rb = ")
+    text = text.replace("bool[B,1,1,S] y", "bool[P,Q,R,T] y")
+    feeds = ({"m": np.arange(4).reshape(2, 2) % 3 == 0},)
+    after, result = rewrite(graph_from(text), FoldIndexArithmetic(), feeds=feeds)
+    assert "gather-all-rows" not in [event.rule for event in result.applied]
+    assert "Gather" in [node.op_type for node in after.graph if node.outputs[0].name == "g"]

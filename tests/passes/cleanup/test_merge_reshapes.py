@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from passes.cleanup.merge_reshapes import MergeReshapes
@@ -71,7 +72,7 @@ def test_a_cast_that_loses_something_stays(first: str, second: str, kind: str) -
     assert not result.applied
 
 
-def test_a_zero_that_copies_from_the_middle_shape_stops_the_merge() -> None:
+def test_a_zero_that_copies_from_the_middle_shape_is_spelled_out() -> None:
     model = graph_from(
         f"""g (float[N,4,6] x) => (float[M,?] y) {{
             {CONSTANTS}
@@ -79,7 +80,61 @@ def test_a_zero_that_copies_from_the_middle_shape_stops_the_merge() -> None:
             y = Reshape (a, keep)
         }}"""
     )
-    _, result = rewrite(model, MergeReshapes(), is_exact=True)
+    after, result = rewrite(model, MergeReshapes(), is_exact=True)
+    assert [event.rule for event in result.applied] == ["moves"]
+    (reshape,) = [node for node in after.graph if node.op_type == "Reshape" and node.outputs[0].name == "y"]
+    assert reshape.inputs[0] is after.graph.inputs[0]
+
+
+MIXED = {
+    "flatten, reshape": "a = Flatten <axis = 2> (x) y = Reshape (a, shape)",
+    "reshape, unsqueeze": "a = Reshape (x, flat) y = Unsqueeze (a, ends)",
+    "unsqueeze, squeeze": "a = Unsqueeze (x, ends) y = Squeeze (a, zero)",
+    "squeeze, unsqueeze": "u = Unsqueeze (x, zero) r = Relu (u) a = Squeeze (r, zero) y = Unsqueeze (a, ends)",
+    "reshape, flatten": "a = Reshape (x, shape) y = Flatten <axis = 1> (a)",
+}
+
+
+@pytest.mark.parametrize("body", MIXED.values(), ids=MIXED)
+def test_what_only_moves_elements_is_one_reshape(body: str) -> None:
+    model = graph_from(
+        f"""g (float[N,4,6] x) => (float y) {{
+            shape = Constant <value = int64[4] {{-1, 4, 2, 3}}> ()
+            flat = Constant <value = int64[2] {{-1, 24}}> ()
+            zero = Constant <value = int64[1] {{0}}> ()
+            ends = Constant <value = int64[2] {{0, 2}}> ()
+            {body}
+        }}"""
+    )
+    model.graph.outputs[0].shape = None
+    after, result = rewrite(model, MergeReshapes(), is_exact=True)
+    moved = [op for op in operators(after) if op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")]
+    assert moved == (["Unsqueeze", "Reshape"] if "Relu" in body else ["Reshape"])
+    assert [event.rule for event in result.applied] == ["moves"] or "reshape" in result.applied[0].rule
+
+
+def test_two_symbols_that_no_constant_can_ask_for_stop_the_merge() -> None:
+    model = graph_from(
+        """g (float[N,M,K] x) => (float[P,1,Q,R] y) {
+            all = Constant <value = int64[1] {-1}> ()
+            one = Constant <value = int64[1] {1}> ()
+            s = Shape (x)
+            a = Reshape (x, all)
+            b = Reshape (a, s)
+            y = Unsqueeze (b, one)
+        }"""
+    )
+    after, _ = rewrite(model, MergeReshapes(), is_exact=True)
+    assert operators(after)[-2:] == ["Reshape", "Unsqueeze"]
+    blind = graph_from(
+        """g (float[N,M,K] x, int64[3] s) => (float[P,1,Q,R] y) {
+            one = Constant <value = int64[1] {1}> ()
+            b = Reshape (x, s)
+            y = Unsqueeze (b, one)
+        }"""
+    )
+    feeds = tuple({"x": np.ones((2, 3, 4), np.float32), "s": np.array([3, 2, 4])} for _ in range(2))
+    _, result = rewrite(blind, MergeReshapes(), is_exact=True, feeds=feeds)
     assert not result.applied
 
 
