@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from passes.base import Context, Pass, PassResult
+from passes.dimensions import Dim, Dims
 from passes.editing import Editor
 from passes.fusion.norm_pattern import (
+    fitted,
     fixed_tail,
-    mean_over_trailing_axes,
+    mean_and_epsilon,
+    mean_axes,
+    narrowed,
     next_with,
     normalized,
-    root_of_mean_square,
     square_of,
 )
-from passes.matching import first_shared, is_op, opset_of, producer_of, raised_rank
+from passes.matching import constant_array, dims_of, first_shared, is_op, opset_of, producer_of, raised_rank
 from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
@@ -30,9 +33,17 @@ OPSET_OF_LAYER_NORM = 17
 class FuseLayerNorm(Pass):
     """Raise (x - mean) / sqrt(variance + epsilon) * scale + bias to LayerNormalization.
 
-    mean and variance are taken over the last axes; scale and bias have exactly the shape of those. Where there is no
-    scale, one of ones is made. Refuses when an inner value has another reader, a constant adds axes or the normalized
-    axes are not of fixed length.
+    | form | as |
+    |---|---|
+    | the square | d * d, d ** 2 |
+    | the division | by sqrt(v), times 1 / sqrt(v), sqrt(1 / v) or v ** -0.5; Reciprocal or 1 / v |
+    | scale, bias | of the normalized axes' shape, a constant also with axes of 1 before it; ones where there is none |
+    | float16 or bfloat16, cast to float32 and back before the scale | one node that computes in float32 |
+    | the last axes | LayerNormalization |
+    | axis 1 of more (ConvNeXt's channels first) | Transpose, LayerNormalization, Transpose |
+
+    Refuses when an inner value has another reader, a constant adds axes or the normalized axes are not of fixed length.
+    A variance divided by N - 1, or an epsilon added to the root, is something else.
     """
 
     name: ClassVar[str] = "fuse-layer-norm"
@@ -58,23 +69,21 @@ class FuseLayerNorm(Pass):
 @dataclass(frozen=True, slots=True)
 class _Match:
     value: ir.Value
-    axis: int
+    axes: tuple[int, ...]  # from the end
     epsilon: float
     nodes: tuple[ir.Node, ...]
 
 
 def _match(node: ir.Node, facts: ShapeFacts) -> _Match | None:
     found = normalized(node)
-    if found is None:
+    under = None if found is None else mean_and_epsilon(found[1])
+    if found is None or under is None:
         return None
-    centred, root, inverse_nodes = found
-    under = root_of_mean_square(root)
-    if under is None:
-        return None
-    variance, epsilon, root_nodes = under
+    centred, _, inverse_nodes = found
+    variance, epsilon, add_nodes = under
     mean_square = producer_of(variance, "ReduceMean")
-    axis = mean_over_trailing_axes(mean_square, facts)
-    if mean_square is None or axis is None:
+    axes = mean_axes(mean_square, facts)
+    if mean_square is None or not axes:
         return None
     square = square_of(mean_square.inputs[0])
     subtract = producer_of(centred, "Sub")
@@ -85,43 +94,85 @@ def _match(node: ir.Node, facts: ShapeFacts) -> _Match | None:
     mean = producer_of(subtract.inputs[1], "ReduceMean")
     if not same or again is None or mean is None or mean.inputs[0] is not subtract.inputs[0]:
         return None
-    if mean_over_trailing_axes(mean, facts) != axis:
+    if mean_axes(mean, facts) != axes:
         return None
-    inner = dict.fromkeys((mean, subtract, again, *square[1], mean_square, *root_nodes, *inverse_nodes))
-    return _Match(subtract.inputs[0], axis, epsilon, tuple(inner))
+    inner = dict.fromkeys((mean, subtract, again, *square[1], mean_square, *add_nodes, *inverse_nodes))
+    return _Match(subtract.inputs[0], tuple(axes), epsilon, tuple(inner))
 
 
 def _fuse(node: ir.Node, match: _Match, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
     import numpy as np
 
-    shape = facts.shape(match.value)
-    tail = fixed_tail(shape, match.axis)
+    value, last = match.value, node
+    shape = facts.shape(value)
+    rank = 0 if shape is None else len(shape)
+    is_last = match.axes == tuple(range(-len(match.axes), 0))
+    if not is_last and (len(match.axes) > 1 or match.axes[0] + rank != 1):
+        return  # over all places of a picture, or another axis: not this norm
+    axis = match.axes[0]
+    tail = fixed_tail(shape, axis) if is_last else (shape or ())[1:2]
     reason = first_shared(match.nodes, node)
     if not reason and shape is not None:
-        reason = raised_rank((*match.nodes, node), match.value, rank=len(shape))
-    dtype = match.value.dtype
-    if reason or tail is None or dtype is None:
-        recorder.refuse(node, reason or "the normalized axes are not of fixed length")
+        reason = raised_rank((*match.nodes, node), value, rank=rank)
+    casts = narrowed(value, node)
+    if casts is not None:
+        value, last = casts.value, casts.last
+    if not reason and (tail is None or value.dtype is None or any(dim is None or dim.fixed is None for dim in tail)):
+        reason = "the normalized axes are not of fixed length"
+    if reason or tail is None or value.dtype is None:
+        recorder.refuse(node, reason)
         return
-    last, scale, bias = node, None, None
-    scaled = next_with(node.outputs[0], "Mul", tail, facts)
+    wanted = tail if is_last else (*tail, *(Dim(1),) * (rank - 2))
+    lengths = tuple(dim.fixed or 0 for dim in tail if dim is not None)
+    scale, bias = None, None
+    scaled = _next(last, "Mul", wanted, rank, facts, is_constant=not is_last)
     if scaled is not None:
         last, scale = scaled
-        shifted = next_with(last.outputs[0], "Add", tail, facts)
+        shifted = _next(last, "Add", wanted, rank, facts, is_constant=not is_last)
         if shifted is not None:
             last, bias = shifted
-    if not recorder.may_apply(node):
+    if not recorder.may_apply(node, "last axes" if is_last else "channels first"):
         return
     output = last.outputs[0]
     if scale is None:
-        lengths = [dim.fixed or 0 for dim in tail if dim is not None]
-        scale = editor.constant(np.ones(lengths, dtype=dtype.numpy()), f"{output.name}_scale")
-    new = editor.insert(
-        last,
-        "LayerNormalization",
-        [match.value, scale, *([] if bias is None else [bias])],
-        name=str(output.name),
-        attributes={"axis": match.axis, "epsilon": match.epsilon},
-        like=output,
-    )
+        scale = editor.constant(np.ones(lengths, dtype=value.dtype.numpy()), f"{output.name}_scale")
+    weights = [fitted(one, lengths, editor) for one in (scale, bias) if one is not None]
+    attributes = {"axis": axis if is_last else -1, "epsilon": match.epsilon}
+    if is_last:
+        new = editor.insert(
+            last,
+            "LayerNormalization",
+            [value, *weights],
+            name=str(output.name),
+            attributes=attributes,
+            like=output,
+        )
+    else:
+        new = _channels_first(value, weights, attributes, last, rank, editor)
     editor.take_over(output, new)
+
+
+def _next(
+    last: ir.Node, op_type: str, wanted: Dims, rank: int, facts: ShapeFacts, *, is_constant: bool
+) -> tuple[ir.Node, ir.Value] | None:
+    found = next_with(last.outputs[0], op_type, wanted, rank, facts)
+    return None if found is None or (is_constant and constant_array(found[1]) is None) else found
+
+
+def _channels_first(
+    value: ir.Value, weights: list[ir.Value], attributes: dict[str, Any], last: ir.Node, rank: int, editor: Editor
+) -> ir.Value:
+    """Return the norm of axis 1, with that axis moved to the end and back."""
+    output = last.outputs[0]
+    back = (0, rank - 1, *range(1, rank - 1))
+    to_end = (0, *range(2, rank), 1)
+    dims = dims_of(output)
+    shape = None if dims is None else [dims[axis] for axis in to_end]
+    name = str(output.name)
+    moved = editor.insert(
+        last, "Transpose", [value], name=f"{name}_last", attributes={"perm": to_end}, like=output, shape=shape
+    )
+    norm = editor.insert(
+        last, "LayerNormalization", [moved, *weights], name=f"{name}_norm", attributes=attributes, like=moved
+    )
+    return editor.insert(last, "Transpose", [norm], name=name, attributes={"perm": back}, like=output)
