@@ -22,6 +22,7 @@ from passes.fusion.fuse_activation import FuseActivation
 from passes.fusion.fuse_attention import FuseAttention
 from passes.fusion.fuse_channel_arithmetic import FuseChannelArithmetic
 from passes.fusion.fuse_conv_batch_norm import FuseConvBatchNorm
+from passes.fusion.fuse_einsum import FuseEinsum
 from passes.fusion.fuse_gelu import FuseGelu
 from passes.fusion.fuse_layer_norm import FuseLayerNorm
 from passes.fusion.fuse_matmul_add import FuseMatmulAdd
@@ -71,6 +72,7 @@ PASSES: dict[str, type[Pass]] = _table(
     FuseChannelArithmetic,
     FuseConvActivation,
     FuseConvBatchNorm,
+    FuseEinsum,
     FuseEmbeddingNorm,
     FuseGelu,
     FuseGemmActivation,
@@ -120,10 +122,10 @@ def default_pipeline() -> Pipeline:
         FuseRotaryEmbedding(),
         FuseChannelArithmetic(),
         FuseAttention(),
+        FuseEinsum(),
         UnflattenMatmul(),
-        PackQkv(),
         FuseMatmulAdd(),
         FuseSum(),
     )
     dead = EliminateDeadCode()  # a dead reader of an inner value would stop a fusion
-    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, dead, *fusions, cleanup, dead))
+    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, dead, *fusions, cleanup, PackQkv(), dead))
