@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, Recorder
+from passes.dimensions import plain
 from passes.editing import Editor
+from passes.fusion.packed_weight import packed_bias, packed_weight
 from passes.matching import constant_tensor, is_op, operand_pairs, other_readers, producer_of
 from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_ir as ir
 
 
@@ -19,9 +21,16 @@ if TYPE_CHECKING:
 class PackQkv(Pass):
     """Compute an Attention's query, key and value by one MatMul and a Split, where all three project the same tensor.
 
-    x [B, S, K] @ [K, Nq], [K, Nk], [K, Nv], each with a bias or none of them, becomes x @ [K, Nq + Nk + Nv]. Refuses
-    when a projection has another reader, or its weight or bias is not a constant of the fitting shape.
+    x [B, S, K] @ [K, Nq], [K, Nk], [K, Nv] becomes x @ [K, Nq + Nk + Nv]; a bias that only some have is 0 for the
+    others. A RotaryEmbedding between projection and Attention stays. Where key and value alone project one tensor
+    (cross attention), they are packed if one has a bias: without it no node would be saved. The packed weights are read
+    when the model is saved, one at a time, so that they take no memory.
+    Refuses when the product before a bias has another reader, a weight or bias is not a constant of the fitting shape,
+    or the packed weight would have more than `max_bytes` bytes: it is stored anew, while the weights that no pass
+    changes are linked or copied by the file system.
     """
+
+    max_bytes: int = 1 << 26
 
     name: ClassVar[str] = "pack-qkv"
 
@@ -30,9 +39,10 @@ class PackQkv(Pass):
         facts = infer_shapes(model)
         editor = Editor(model)
         for graph in model.graphs():
+            place = {node: index for index, node in enumerate(graph)}
             for node in list(graph):
                 if node.graph is graph and is_op(node, "Attention") and "q_num_heads" in node.attributes:
-                    _pack(node, facts, recorder, editor)
+                    _pack(node, place, facts, recorder, editor, max_bytes=self.max_bytes)
         return recorder.result()
 
 
@@ -43,8 +53,14 @@ class _Projection:
     bias: ir.Value | None  # [N]
     nodes: tuple[ir.Node, ...]
 
+    @property
+    def output(self) -> ir.Value:
+        return self.nodes[-1].outputs[0]
+
 
 def _projection(value: ir.Value | None) -> _Projection | None:
+    rotary = producer_of(value, "RotaryEmbedding")
+    value = value if rotary is None else rotary.inputs[0]
     if value is None:
         return None
     add, bias, product = producer_of(value, "Add"), None, value
@@ -60,73 +76,83 @@ def _projection(value: ir.Value | None) -> _Projection | None:
     return _Projection(matmul.inputs[0], matmul.inputs[1], bias, (matmul,) if add is None else (matmul, add))
 
 
-def _pack(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
-    import numpy as np
-
+def _packable(node: ir.Node) -> list[_Projection]:
+    """Return the projections that share their source: all three, or those of key and value; none where it is no use."""
     found = [_projection(value) for value in node.inputs[:3]]
-    three = [projection for projection in found if projection is not None]
-    if len(three) < 3 or any(projection.source is not three[0].source for projection in three):
+    if None in found[1:]:
+        return []
+    known = [projection for projection in found if projection is not None]
+    if len(known) == 3 and all(projection.source is known[0].source for projection in known):
+        return known
+    key, value = known[-2:]
+    has_gain = key.source is value.source and (key.bias is not None or value.bias is not None)
+    return [key, value] if has_gain else []
+
+
+def _pack(
+    node: ir.Node, place: dict[ir.Node, int], facts: ShapeFacts, recorder: Recorder, editor: Editor, *, max_bytes: int
+) -> None:
+    parts = _packable(node)
+    if not parts:
         return
-    reason = _refusal(node, three, facts)
+    reason = _refusal(node, parts, facts, max_bytes)
     if reason:
         recorder.refuse(node, reason)
         return
     if not recorder.may_apply(node):
         return
-    name = str(three[0].nodes[0].outputs[0].name)
-    arrays = [_array(projection.weight) for projection in three]
-    widths = [array.shape[1] for array in arrays]
-    source = three[0].source
+    first = min((part.nodes[0] for part in parts), key=lambda one: place[one])
+    name, source = str(parts[0].nodes[0].outputs[0].name), parts[0].source
+    shapes = [facts.shape(part.weight) for part in parts]
+    widths = [shape[1].factor for shape in shapes if shape is not None and shape[1] is not None]
     shape = facts.shape(source)
-    packed_shape = None if shape is None else [*(_plain(dim) for dim in shape[:-1]), sum(widths)]
-    weight = editor.constant(np.concatenate(arrays, axis=1), f"{three[0].weight.name}_qkv")
-    packed = editor.insert(node, "MatMul", [source, weight], name=f"{name}_qkv", dtype=source.dtype, shape=packed_shape)
-    if three[0].bias is not None:
-        biases = [_array(projection.bias).reshape(-1) for projection in three]
-        bias = editor.constant(np.concatenate(biases), f"{three[0].bias.name}_qkv")
+    packed_shape = None if shape is None else [*(plain(dim) for dim in shape[:-1]), sum(widths)]
+    weight = packed_weight([part.weight for part in parts], f"{parts[0].weight.name}_qkv", editor)
+    packed = editor.insert(
+        first, "MatMul", [source, weight], name=f"{name}_qkv", dtype=source.dtype, shape=packed_shape
+    )
+    biases = [part.bias for part in parts]
+    if any(bias is not None for bias in biases):
+        assert source.dtype is not None
+        bias = editor.constant(packed_bias(biases, widths, source.dtype), f"{name}_qkv_bias")
         packed = editor.insert(
-            node, "Add", [packed, bias], name=f"{name}_qkv_biased", dtype=source.dtype, shape=packed_shape
+            first, "Add", [packed, bias], name=f"{name}_qkv_biased", dtype=source.dtype, shape=packed_shape
         )
+    outputs = _split(first, packed, widths, name, editor)
+    for part, new in zip(parts, outputs, strict=True):
+        new.type = part.output.type
+        editor.take_over(part.output, new)
+
+
+def _split(before: ir.Node, packed: ir.Value, widths: Sequence[int], name: str, editor: Editor) -> Sequence[ir.Value]:
+    import numpy as np
+
     even = len(set(widths)) == 1
     sizes = None if even else editor.constant(np.array(widths, dtype=np.int64), f"{name}_sizes")
-    attributes = {"axis": -1, "num_outputs": 3} if even else {"axis": -1}
+    attributes = {"axis": -1, "num_outputs": len(widths)} if even else {"axis": -1}
     inputs = [packed] if sizes is None else [packed, sizes]
-    part = editor.insert(node, "Split", inputs, name=f"{name}_part", attributes=attributes, outputs=3)
+    part = editor.insert(before, "Split", inputs, name=f"{name}_part", attributes=attributes, outputs=len(widths))
     split = part.producer()
     assert split is not None
-    for old, new in zip([projection.nodes[-1].outputs[0] for projection in three], split.outputs, strict=True):
-        new.type = old.type
-        editor.take_over(old, new)
+    return split.outputs
 
 
-def _refusal(node: ir.Node, three: list[_Projection], facts: ShapeFacts) -> str:
-    if len({projection.bias is None for projection in three}) > 1:
-        return "some of the projections have a bias and some have none"
-    for index, projection in enumerate(three):
-        for inner, reader in zip(projection.nodes, (*projection.nodes[1:], node), strict=True):
-            reason = other_readers(inner.outputs[0], reader)
-            if reason:
-                return reason
-        output = projection.nodes[-1].outputs[0]
-        if output in [other.nodes[-1].outputs[0] for other in three[:index]]:
+def _refusal(node: ir.Node, parts: list[_Projection], facts: ShapeFacts, max_bytes: int) -> str:
+    size = 0
+    for index, part in enumerate(parts):
+        reason = other_readers(part.nodes[0].outputs[0], part.nodes[-1]) if len(part.nodes) > 1 else ""
+        if reason:
+            return reason
+        if part.output in [other.output for other in parts[:index]]:
             return "two of query, key and value are the same projection"
-        weight = facts.shape(projection.weight)
-        if weight is None or len(weight) != 2:
-            return f"the weight '{projection.weight.name}' is not a matrix"
-        if projection.bias is not None and facts.shape(projection.bias) != (weight[1],):
-            return f"the bias '{projection.bias.name}' is not of the shape [{weight[1]}]"
-        if projection.nodes[0].graph is not node.graph:
+        weight, tensor = facts.shape(part.weight), constant_tensor(part.weight)
+        if weight is None or len(weight) != 2 or tensor is None or tensor.dtype != part.source.dtype:
+            return f"the weight '{part.weight.name}' is not a matrix of the type of '{part.source.name}'"
+        if part.bias is not None and facts.shape(part.bias) != (weight[1],):
+            return f"the bias '{part.bias.name}' is not of the shape [{weight[1]}]"
+        if part.nodes[0].graph is not node.graph:
             return "a projection lies outside this graph"
+        size += tensor.nbytes
+    if size > max_bytes:
+        return f"the packed weight would have {size} bytes, over max_bytes={max_bytes}, all of them stored anew"
     return ""
-
-
-def _array(value: ir.Value | None) -> np.ndarray:
-    tensor = constant_tensor(value)
-    assert tensor is not None
-    return tensor.numpy()
-
-
-def _plain(dim: object) -> int | str | None:
-    from passes.dimensions import Dim, plain
-
-    return plain(dim if isinstance(dim, Dim) else None)
