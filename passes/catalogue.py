@@ -6,9 +6,11 @@ from passes.base import Pass
 from passes.cleanup.deduplicate_initializers import DeduplicateInitializers
 from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from passes.cleanup.eliminate_dead_code import EliminateDeadCode
+from passes.cleanup.fold_branches import FoldBranches
 from passes.cleanup.fold_constants import FoldConstants
 from passes.cleanup.fold_index_arithmetic import FoldIndexArithmetic
 from passes.cleanup.fold_shapes import FoldShapes
+from passes.cleanup.merge_clips import MergeClips
 from passes.cleanup.merge_pads import MergePads
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.cleanup.remove_identities import RemoveIdentities
@@ -63,6 +65,7 @@ PASSES: dict[str, type[Pass]] = _table(
     ExpandAttention,
     ExpandFunctions,
     ExpandSum,
+    FoldBranches,
     FoldConstants,
     FoldIndexArithmetic,
     FoldShapes,
@@ -87,6 +90,7 @@ PASSES: dict[str, type[Pass]] = _table(
     LowerAttention,
     LowerRotaryEmbedding,
     MaterializeBroadcasts,
+    MergeClips,
     MergePads,
     MergeReshapes,
     PackQkv,
@@ -104,8 +108,10 @@ def default_pipeline() -> Pipeline:
         (
             FoldConstants(),
             FoldShapes(),
+            FoldBranches(),
             FoldIndexArithmetic(),
             RemoveIdentities(),
+            MergeClips(),
             MergeReshapes(),
             MergePads(),
             DeduplicateInitializers(),
