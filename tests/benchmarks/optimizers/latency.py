@@ -32,7 +32,7 @@ def main(runtime: str, sample: Path, batch: int, length: int, rounds: int, files
             run = OPEN[runtime](file, feeds_of(file, sample, batch, length))
             run()
         except Exception as error:
-            return {"failure": f"{file.name}: {' '.join(str(error).split())[:200]}"}
+            return {"failure": f"{file.parent.name}/{file.name}: {' '.join(str(error).split())[:200]}"}
         runs.append(run)
     calls = [calls_per_block(run) for run in runs]
     result = [{"first": [], "second": []} for _ in runs]

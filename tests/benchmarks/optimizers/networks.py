@@ -52,6 +52,29 @@ def minilm23() -> Network:
     return Network(base.module, base.sample, base.axes, base.sizes, opset=23)
 
 
+def minilm_plain() -> Network:
+    """The encoder alone, with token types as a third input: the form that optimum exports and its users optimize."""
+    module = minilm().module.bert
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = module
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+        ) -> torch.Tensor:
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+            return self.bert(**given).last_hidden_state
+
+    def sample(batch: int, length: int) -> dict[str, torch.Tensor]:
+        text = _text(30522)(batch, length)
+        types = (torch.arange(length) > length // 2).to(torch.int64).expand(batch, length).contiguous()
+        return text | {"token_type_ids": types}
+
+    return Network(Encoder().eval(), sample, TEXT_AXES | {"token_type_ids": TEXT_AXES["input_ids"]})
+
+
 def gpt2() -> Network:
     """The 12x768 decoder called as by default: logits, and the new keys and values of every layer.
 
@@ -255,6 +278,7 @@ def crepe() -> Network:
 NETWORKS: dict[str, Callable[[], Network]] = {
     "minilm": minilm,
     "minilm23": minilm23,
+    "minilm-plain": minilm_plain,
     "bert-base": bert_base,
     "gpt2": gpt2,
     "smol": smol,
