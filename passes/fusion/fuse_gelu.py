@@ -30,7 +30,15 @@ OPSET_OF_GELU = 20
 class FuseGelu(Pass):
     """Raise x / 2 * (1 + erf(x / sqrt 2)), or its tanh approximation, to Gelu.
 
-    The factors may be multiplied in any order. Refuses when an inner value has another reader or a constant adds axes.
+    | form, with the factors in any order, and constants multiplied or divided by | becomes |
+    |---|---|
+    | x * 0.5 * (1 + erf(x / sqrt 2)), x * (0.5 + 0.5 * erf(x / sqrt 2)) | Gelu |
+    | the same in float16 with the erf or tanh alone in float32 | Gelu, in float16 |
+    | x * 0.5 * (1 + tanh(u)), u = sqrt(2 / pi) * (x + 0.044715 x ** 3) | Gelu, approximate |
+    | x * sigmoid(2 u) | Gelu, approximate |
+
+    x ** 3 may be a Pow or a product. x * sigmoid(1.702 x) is another function. Refuses when an inner value has another
+    reader or a constant adds axes.
     """
 
     name: ClassVar[str] = "fuse-gelu"
@@ -100,27 +108,56 @@ def _match(node: ir.Node) -> tuple[ir.Value, str, tuple[ir.Node, ...]] | None:
     if len(product.factors) != 2:
         return None
     tolerance = _tolerance(node)
-    if not _near(product.constant, 0.5, tolerance):
-        return None
     for value, gate in (product.factors, product.factors[::-1]):
-        add = producer_of(gate, "Add")
-        if add is None or constant_tensor(value) is not None:
+        if constant_tensor(value) is not None:
             continue
-        for curve, one in operand_pairs(add):
-            if constant_number(one) != 1:
-                continue
-            erf, tanh = producer_of(curve, "Erf"), producer_of(curve, "Tanh")
-            inner = None
-            if erf is not None and erf.inputs[0] is not None:
-                inner = _is_scaled(erf.inputs[0], value, math.sqrt(0.5), tolerance)
-            elif tanh is not None and tanh.inputs[0] is not None:
-                inner = _is_tanh_argument(tanh.inputs[0], value, tolerance)
-            if inner is not None:
-                curve_node = erf or tanh
-                assert curve_node is not None
-                nodes = (*inner, curve_node, add, *(n for n in product.nodes if n is not node))
-                return value, "none" if erf is not None else "tanh", nodes
+        found = _gate(gate, value, product.constant, tolerance)
+        if found is not None:
+            return value, found[0], (*found[1], *(n for n in product.nodes if n is not node))
     return None
+
+
+def _gate(gate: ir.Value, value: ir.Value, constant: float, tolerance: float) -> tuple[str, tuple[ir.Node, ...]] | None:
+    """Return the form and the nodes where constant * gate is the share of `value` that a Gelu lets through."""
+    sigmoid = producer_of(gate, "Sigmoid")
+    if sigmoid is not None and sigmoid.inputs[0] is not None and constant == 1:  # (1 + tanh(u)) / 2 = sigmoid(2 u)
+        nodes = _is_tanh_argument(sigmoid.inputs[0], value, 2 * math.sqrt(2 / math.pi), tolerance)
+        return None if nodes is None else ("tanh", (*nodes, sigmoid))
+    add = producer_of(gate, "Add")
+    if add is None:
+        return None
+    for curve, shift in operand_pairs(add):
+        number = constant_number(shift)
+        scaled = None if not number else _product_of(curve)
+        if number is None or scaled is None or len(scaled.factors) != 1:
+            continue
+        if not (_near(constant * number, 0.5, tolerance) and _near(scaled.constant, number, tolerance)):
+            continue
+        found = _curve(scaled.factors[0], value, tolerance)
+        if found is not None:
+            return found[0], (*found[1], *scaled.nodes, add)
+    return None
+
+
+def _curve(curve: ir.Value, value: ir.Value, tolerance: float) -> tuple[str, tuple[ir.Node, ...]] | None:
+    """Return the form and the nodes where `curve` is erf(x / sqrt 2) or the tanh that stands for it."""
+    narrow, casts = producer_of(curve, "Cast"), []
+    if narrow is not None and narrow.inputs[0] is not None:
+        curve, casts = narrow.inputs[0], [narrow]
+    node = producer_of(curve, "Erf", "Tanh")
+    if node is None or node.inputs[0] is None:
+        return None
+    argument, widen = node.inputs[0], producer_of(node.inputs[0], "Cast")
+    if narrow is not None:  # computed in a wider type, and only that
+        if widen is None or widen.inputs[0] is None or curve.dtype is None or curve.dtype.name != "FLOAT":
+            return None
+        argument, casts = widen.inputs[0], [widen, narrow]
+    inner = (
+        _is_scaled(argument, value, math.sqrt(0.5), tolerance)
+        if node.op_type == "Erf"
+        else _is_tanh_argument(argument, value, math.sqrt(2 / math.pi), tolerance)
+    )
+    return None if inner is None else ("none" if node.op_type == "Erf" else "tanh", (*inner, node, *casts))
 
 
 def _is_scaled(value: ir.Value, base: ir.Value, factor: float, tolerance: float) -> tuple[ir.Node, ...] | None:
@@ -129,10 +166,10 @@ def _is_scaled(value: ir.Value, base: ir.Value, factor: float, tolerance: float)
     return product.nodes if fits else None
 
 
-def _is_tanh_argument(value: ir.Value, base: ir.Value, tolerance: float) -> tuple[ir.Node, ...] | None:
-    """Return the nodes of sqrt(2 / pi) * (x + 0.044715 * x ** 3), also as (c * x) * (1 + 0.044715 * x ** 2)."""
+def _is_tanh_argument(value: ir.Value, base: ir.Value, factor: float, tolerance: float) -> tuple[ir.Node, ...] | None:
+    """Return the nodes of factor * (x + 0.044715 * x ** 3), also as (factor * x) * (1 + 0.044715 * x ** 2)."""
     product = _product_of(value)
-    if not _near(product.constant, math.sqrt(2 / math.pi), tolerance):
+    if not _near(product.constant, factor, tolerance):
         return None
     power = 3 if len(product.factors) == 1 else 2
     rest = [factor for factor in product.factors if factor is not base]

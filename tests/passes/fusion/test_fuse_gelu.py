@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from passes.check import run_model
 from passes.fusion.fuse_gelu import FuseGelu
-from tests.support.rewriting import graph_from, operators, reasons, rewrite
+from passes.pipeline import Pipeline
+from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
 
 CONSTANTS = """
     half = Constant <value = float {0.5}> ()
@@ -21,6 +24,11 @@ FORMS = {
     "erf, halved first": "h = Mul (half, x) a = Mul (x, inverse) e = Erf (a) s = Add (one, e) g = Mul (h, s)",
     "erf, halved gate": "a = Mul (inverse, x) e = Erf (a) s = Add (e, one) m = Mul (s, half) g = Mul (m, x)",
     "erf, divided by two": "a = Div (x, root2) e = Erf (a) s = Add (e, one) m = Mul (x, s) g = Div (m, two)",
+    "erf, gate of halves": "a = Div (x, root2) e = Erf (a) f = Mul (e, half) s = Add (half, f) g = Mul (x, s)",
+    "tanh, gate of halves": "p = Pow (x, three) q = Mul (k, p) r = Add (x, q) t = Mul (r, c) e = Tanh (t) "
+    "f = Div (e, two) s = Add (f, half) g = Mul (x, s)",
+    "tanh as sigmoid": "p = Pow (x, three) q = Mul (k, p) r = Add (x, q) t = Mul (r, c) u = Mul (t, two) "
+    "s = Sigmoid (u) g = Mul (x, s)",
     "tanh with Pow": "p = Pow (x, three) q = Mul (k, p) r = Add (x, q) t = Mul (r, c) e = Tanh (t) s = Add (e, one) "
     "h = Mul (x, half) g = Mul (h, s)",
     "tanh with products": "p = Mul (x, x) p3 = Mul (p, x) q = Mul (p3, k) r = Add (q, x) t = Mul (c, r) e = Tanh (t) "
@@ -48,6 +56,9 @@ def test_each_form_becomes_gelu(form: str) -> None:
         ("erf, halved last", "Mul (m, half)", "Mul (m, two)"),
         ("erf, halved last", "Div (x, root2)", "Div (x, two)"),
         ("erf, halved last", "Add (e, one)", "Add (e, two)"),
+        ("erf, gate of halves", "Mul (e, half)", "Mul (e, one)"),
+        ("erf, gate of halves", "Add (half, f)", "Add (one, f)"),
+        ("tanh as sigmoid", "Mul (t, two)", "Mul (t, one)"),
         ("tanh with Pow", "Pow (x, three)", "Pow (x, two)"),
         ("tanh with Pow", "Mul (k, p)", "Mul (c, p)"),
     ],
@@ -79,3 +90,25 @@ def test_a_constant_that_adds_an_axis_is_refused(form: str, dims: str, is_fused:
     after, result = rewrite(graph_from(text), FuseGelu())
     assert ("Gelu" in operators(after)) == is_fused
     assert reasons(result) == ([] if is_fused else ["the constant 'half' has rank 2, 'x' 1"])
+
+
+@pytest.mark.parametrize("curve", ["a = Mul (x, i) b = Cast <to = 1> (a) e = Erf (b)"])
+def test_an_erf_in_float32_between_casts_is_still_one(curve: str) -> None:
+    numbers = {"i": 0.5**0.5, "one": 1.0, "half": 0.5}
+    inputs = "".join(f", float16 {name}" for name in numbers)
+    text = f"""g (float16[N,4] x{inputs}) => (float16[N,4] y) {{ {curve} f = Cast <to = 10> (e)
+        s = Add (f, one) m = Mul (x, s) y = Mul (m, half) }}"""
+    constants = {name: np.array(value, dtype=np.float16) for name, value in numbers.items()}
+    model = add_weights(graph_from(text), **constants)
+    after, _ = Pipeline((FuseGelu(),)).run(model)
+    assert operators(after) == ["Gelu"]
+    feeds = ({"x": random_array(3, 4).astype(np.float16)},)
+    (old,), (new,) = run_model(model, feeds), run_model(after, feeds)
+    np.testing.assert_allclose(new["y"].astype(np.float32), old["y"].astype(np.float32), rtol=4e-3, atol=4e-3)
+
+
+def test_the_quick_gelu_of_a_sigmoid_stays() -> None:
+    body = "q = Constant <value = float {1.702}> () t = Mul (x, q) s = Sigmoid (t) g = Mul (x, s)"
+    after, result = rewrite(graph_from(_text(body)), FuseGelu())
+    assert "Gelu" not in operators(after)
+    assert not result.applied
