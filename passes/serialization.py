@@ -37,19 +37,31 @@ def load_model(path: Path) -> ir.Model:
     missing, too short, or lies outside the model's folder (a path-traversal attempt, onnx issue 3991).
     """
     import_onnx_ir()
-    import onnx_ir as ir
 
     if not path.is_file():
         raise BadModel(f"There is no model file {path}.", hint="Check the path; it is read relative to this folder.")
     try:
         with paused():
-            model = ir.load(path)
+            model = _load(path)
     except Exception as error:
         raise BadModel(f"{path} is not a readable ONNX model: {error}", hint="Export or copy it again.") from error
     _check_complete(model, path)
     _check_external_data(model, path)
     _sort(model, path)
     return model
+
+
+def _load(path: Path) -> ir.Model:
+    import onnx
+    import onnx_ir as ir
+
+    from passes.inline_weights import without_inline_weights
+
+    is_binary = path.suffix == ".onnx" and not path.is_symlink()  # the weights of a link lie in another folder
+    content = without_inline_weights(path) if is_binary else None
+    if content is None:
+        return ir.load(path)
+    return ir.from_proto(onnx.ModelProto.FromString(content))
 
 
 def _sort(model: ir.Model, path: Path) -> None:
@@ -165,7 +177,8 @@ def save_model(model: ir.Model, path: Path) -> None:
         copy = model.clone()
         has_data = _externalize(copy, temporary[0], data.name)
         _write(temporary[1], _bytes_of(copy))
-        _hold_replaced(data)
+        for replaced in (data, path):
+            _hold_replaced(replaced)
         if has_data:
             temporary[0].replace(data)
         temporary[1].replace(path)
