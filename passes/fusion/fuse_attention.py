@@ -115,9 +115,10 @@ def _fuse(
         attributes={"scale": float(scores.factor)},
         like=output,
     )
-    shape = facts.shape(output)
-    if shape is not None:
-        facts.shapes[fused] = shape
+    query, value = facts.shape(scores.query), facts.shape(match.value)
+    assert query is not None  # _refusal asked
+    assert value is not None
+    facts.shapes[fused] = (*query[:3], value[3])
     editor.take_over(output, fused)
     return fused.producer()
 
@@ -134,16 +135,16 @@ def _state_shape(value: ir.Value, facts: ShapeFacts) -> None:
 
 def _refusal(node: ir.Node, match: AttentionMatch, facts: ShapeFacts) -> str:
     shared = first_shared(match.nodes, node)
-    scores = facts.shape(match.scores.product)
     value = facts.shape(match.value)
     query, key = facts.shape(match.scores.query), facts.shape(match.scores.key)
-    if query is None or key is None or value is None or scores is None:
+    if query is None or key is None or value is None:
         return "the ranks of query, key and value are not known"
     if not len(query) == len(key) == len(value) == 4:
         return f"query, key and value have the ranks {len(query)}, {len(key)} and {len(value)}, not 4"
     key = tuple(key[axis] for axis in match.scores.key_perm)
     if None in (*query[:2], *key[:2], *value[:2]) or not query[:2] == key[:2] == value[:2]:
         return "batch and heads of query, key and value are not known to be equal"
+    scores = (*query[:3], key[2])  # more is known of them than of the product, whose operands may name one size twice
     if not math.isfinite(match.scores.factor):
         return f"the scale is {match.scores.factor}"
     mask = match.condition if match.mask is None else match.mask
