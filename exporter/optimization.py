@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.recipe import TargetRequest, target_from_text
 from exporter.results import PipelineReport
-from passes.base import Context
-from passes.capabilities import PORTABLE
+from passes.base import Context, PassResult
+from passes.capabilities import PORTABLE, Capabilities
 from passes.catalogue import default_pipeline
+from passes.check import CheckNumerics, CheckReport
 from passes.errors import ModelBlocked, UsageError
 from passes.observers import Dump, Observer, PrintAfter, Statistics, count_nodes
 from passes.parse import pipeline_from_text
@@ -22,17 +23,24 @@ from passes.serialization import load_model, save_model
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from exporter.report.progress import Progress
+    from passes.base import Pass
+    from passes.bisect import Localization
+    from targets.base import BuildOptions, Target
 
-_LOSSY = frozenset({"convert-fp16", "convert-bf16", "quantize-static"})
-"""Passes that are meant to move results."""
+_QUIET_SECONDS = 1.0
+"""Work shorter than this shows no progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Debugging:
     """How to watch a pipeline.
 
+    progress: told of each pass once the work has taken a second.
+
     check: run the graph before and after each pass on generated inputs; stop at the first pass that changes a result.
-    After a pass that lowers precision the graph must run, and later passes are compared with what it gives then.
+    After a pass that lowers precision the graph must run, and later passes are compared with what it gives then, within
+    the tolerance of the lowered precision.
     limit: stop after this many rewrites. print_after: names of passes ("all" for every one) to print the graph after.
     """
 
@@ -41,6 +49,30 @@ class Debugging:
     print_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
     write: Callable[[str], object] = print
+    progress: Progress | None = None
+
+
+@dataclass
+class _Told(Observer):
+    """Tells a progress display of each pass."""
+
+    progress: Progress
+    passes: int
+    _started: float = 0.0
+    _done: int = 0
+    _is_shown: bool = False
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        self._started = self._started or time.monotonic()
+        if not self._is_shown and time.monotonic() - self._started > _QUIET_SECONDS:
+            self.progress.stage("passes", total=max(self.passes, self._done))
+            self.progress.advance(self._done)
+            self._is_shown = True
+
+    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
+        self._done += 1
+        if self._is_shown:
+            self.progress.advance()
 
 
 def run_pipeline(
@@ -56,10 +88,11 @@ def run_pipeline(
     statistics = Statistics()
     nodes_before = count_nodes(model)
     started = time.perf_counter()
+    observers = _observers(debugging, pipeline)
     rewritten, results = pipeline.run(
         model,
         context=context,
-        observers=[statistics, *_observers(debugging, pipeline)],
+        observers=[statistics, *observers],
         limit=debugging.limit,
     )
     report = PipelineReport(
@@ -70,8 +103,13 @@ def run_pipeline(
         nodes_before=nodes_before,
         nodes_after=count_nodes(rewritten),
         seconds=time.perf_counter() - started,
+        check=_check_report(observers),
     )
     return rewritten, report
+
+
+def _check_report(observers: Sequence[Observer]) -> CheckReport | None:
+    return next((observer.report() for observer in observers if isinstance(observer, CheckNumerics)), None)
 
 
 def _observers(debugging: Debugging, pipeline: Pipeline) -> Sequence[Observer]:
@@ -82,11 +120,12 @@ def _observers(debugging: Debugging, pipeline: Pipeline) -> Sequence[Observer]:
     if debugging.dump_dir is not None:
         observers.append(Dump(debugging.dump_dir))
     if debugging.check:
-        from passes.check import CheckNumerics
         from passes.observers import CheckStructure
 
         text = str(pipeline)
-        observers += [CheckStructure(text), CheckNumerics(text, skip=_LOSSY)]
+        observers += [CheckStructure(text), CheckNumerics(text)]
+    if debugging.progress is not None:
+        observers.append(_Told(debugging.progress, len(pipeline.flat())))
     return observers
 
 
@@ -102,7 +141,7 @@ def _check_pass_names(names: Sequence[str], pipeline: Pipeline) -> None:
 
 def optimize(
     source: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     pipeline: str | None = None,
     target: TargetRequest | str | None = None,
@@ -111,34 +150,96 @@ def optimize(
     """Write the optimized `source` to `out` (weights in `out`.data) and return what each pass did.
 
     `pipeline` is pass text, by default graphwright's own; `target`, a request or its text, appends that target's
-    legalisation. Raises BadModel for a file that can't be read, ModelBlocked when the target cannot take the result,
-    UsageError for the rest.
+    legalisation. Without `out` nothing is written, which only a check makes sense of. Raises BadModel for a file that
+    can't be read, ModelBlocked when the target cannot take the result, UsageError for the rest.
     """
-    source, out = Path(source).expanduser(), Path(out)
-    if out.is_dir() or out.suffix != ".onnx":
+    source = Path(source).expanduser()
+    out = None if out is None else Path(out)
+    if out is None and not (debugging is not None and debugging.check):
+        raise UsageError("There is no output file.", hint="Add -o optimized.onnx, or --check to only check the passes.")
+    if out is not None and (out.is_dir() or out.suffix != ".onnx"):
         raise UsageError(f"The output {out} must be a file that ends in .onnx.", hint="For example: -o optimized.onnx")
-    steps = default_pipeline() if pipeline is None else pipeline_from_text(pipeline)
-    capabilities = PORTABLE
-    if target is not None:
-        from targets.base import BuildOptions
-        from targets.registry import get_target
-
-        request = target_from_text(target) if isinstance(target, str) else target
-        runtime, options = get_target(request.name), BuildOptions(settings=request.settings)
-        runtime.check(options)
-        capabilities = runtime.capabilities(options)
-        steps = steps + runtime.pipeline(options)
+    plan = _plan(pipeline, target)
     model = load_model(source)
+    size_bytes = _size_bytes(source, model)
     rewritten, report = run_pipeline(
-        "optimize", model, pipeline=steps, context=Context(capabilities=capabilities), debugging=debugging
+        "optimize", model, pipeline=plan.pipeline, context=Context(capabilities=plan.capabilities), debugging=debugging
     )
-    if target is not None:
-        blockers = runtime.blockers(rewritten, options)
+    if plan.target is not None:
+        blockers = plan.target.blockers(rewritten, plan.options)
         if blockers:
-            raise ModelBlocked(request.name, blockers)
+            raise ModelBlocked(plan.target.name, blockers)
+    if out is None:
+        return report
+    started = time.perf_counter()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"The folder {out.parent} cannot be made: {error.strerror}.") from error
     save_model(rewritten, out)
-    return report
+    data = out.with_name(out.name + ".data")
+    return replace(
+        report,
+        seconds=report.seconds + time.perf_counter() - started,
+        size_before_bytes=size_bytes,
+        size_after_bytes=sum(file.stat().st_size for file in (out, data) if file.is_file()),
+    )
+
+
+def localize_passes(
+    source: str | Path,
+    *,
+    pipeline: str | None = None,
+    target: TargetRequest | str | None = None,
+    progress: Progress | None = None,
+) -> Localization:
+    """Return the single rewrite after which the ONNX file `source` gives other results or does not run.
+
+    `pipeline` and `target` as in `optimize`. Raises BadModel for a file that can't be read or run as it is, UsageError
+    for a pipeline that is meant to move results.
+    """
+    from passes.bisect import find_culprit
+
+    plan = _plan(pipeline, target)
+    model = load_model(Path(source).expanduser())
+    if progress is not None:
+        progress.stage("bisecting rewrites")
+    advance = (lambda _: progress.advance()) if progress is not None else (lambda _: None)
+    return find_culprit(model, plan.pipeline, context=Context(capabilities=plan.capabilities), advance=advance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The passes to run, the facts that they read, and the target that takes the result."""
+
+    pipeline: Pipeline
+    capabilities: Capabilities
+    target: Target | None
+    options: BuildOptions
+
+
+def _plan(pipeline: str | None, target: TargetRequest | str | None) -> _Plan:
+    from targets.base import BuildOptions
+
+    steps = default_pipeline() if pipeline is None else pipeline_from_text(pipeline)
+    if target is None:
+        return _Plan(steps, PORTABLE, None, BuildOptions())
+    from targets.registry import get_target
+
+    request = target_from_text(target) if isinstance(target, str) else target
+    runtime, options = get_target(request.name), BuildOptions(settings=request.settings)
+    runtime.check(options)
+    return _Plan(steps + runtime.pipeline(options), runtime.capabilities(options), runtime, options)
+
+
+def _size_bytes(path: Path, model: ir.Model) -> int:
+    """Return the size of a model's file and of the files that its weights lie in."""
+    import onnx_ir as ir
+
+    files = {path} | {
+        Path(value.const_value.path)
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    }
+    return sum(file.stat().st_size for file in files)

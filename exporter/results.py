@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from passes.base import PassResult
+from passes.check import CheckReport
 from passes.errors import ExitCode
 from passes.observers import PassStatistics
 
@@ -159,7 +160,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class PipelineReport:
-    """One run of a pipeline: its text, each pass's statistics, and what was applied and refused."""
+    """One run of a pipeline: its text, each pass's statistics, and what was applied and refused.
+
+    check: what `--check` compared; None when it was not asked for.
+    size_before_bytes, size_after_bytes: the model files with their external data; 0 where no file was written.
+    """
 
     stage: str
     pipeline: str
@@ -168,6 +173,9 @@ class PipelineReport:
     nodes_before: int
     nodes_after: int
     seconds: float
+    check: CheckReport | None = None
+    size_before_bytes: int = 0
+    size_after_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from passes.errors import BadModel, GraphwrightError, PassBroken
+from passes.errors import BadModel, MissingDependency, PassBroken
+from passes.execution import open_session, run_model, run_session
 from passes.observers import Observer, replay_hint
-from passes.optional import require
-from passes.sample_inputs import generated_inputs
+from passes.sample_inputs import CHECK_SIZES, generated_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,70 +21,221 @@ if TYPE_CHECKING:
 
     from passes.base import Pass, PassResult
 
+__all__ = ["CheckNumerics", "CheckReport", "difference", "run_model"]
+
 RELATIVE_TOLERANCE = 1e-4
 ABSOLUTE_TOLERANCE = 1e-5
 """How far an fp32 output may move: rewrites reorder sums, which costs a few units in the last place per layer."""
 
-_PROTO_LIMIT_BYTES = 1_500_000_000
+LOSSY: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"convert-fp16": (1e-2, 1e-3), "convert-bf16": (5e-2, 1e-2), "quantize-static": (5e-2, 2e-2)}
+)
+"""Passes that are meant to move results, with the tolerances (relative, absolute) of the passes after them."""
 
-Outputs = list[dict[str, "np.ndarray"]]
+
+@dataclass(frozen=True, slots=True)
+class CheckedInput:
+    """A generated input: what the graph uses it for, and its shape in each set."""
+
+    name: str
+    dtype: str
+    role: str
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PassCheck:
+    """One pass's comparison. `worst` is the greatest |after - before| / max(1, greatest |before|) over all outputs.
+
+    note: "" or why a set was not compared, or that the pass is meant to move results.
+    """
+
+    name: str
+    rewrites: int
+    worst: float
+    output: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check compared, and with which tolerance; `passes` has the passes that changed the graph, in order.
+
+    not_run: for each set of inputs that the graph did not take before any pass, why.
+    """
+
+    inputs: tuple[CheckedInput, ...]
+    sets: int
+    relative: float
+    absolute: float
+    passes: tuple[PassCheck, ...]
+    not_run: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass
 class CheckNumerics(Observer):
     """Run the graph before and after each pass that changed it, and raise PassBroken where an output moved.
 
-    The runs use ONNX Runtime on the CPU with its own optimizations off, on generated inputs of two sizes: integers
-    within the ranges that Gather allows, masks of 0 and 1. `feeds` replaces the generated inputs. `replay` is the text
-    of the whole pipeline, for the message. Passes that are meant to move the result, such as quantization, are named in
-    `skip`: the graph must run after them, and later passes are compared with what it gives then.
+    The runs use ONNX Runtime on the CPU with its own optimizations off, on generated inputs of several sizes (see
+    `generated_inputs`), or on `feeds`. `replay` is the text of the whole pipeline, for the message. After a pass of
+    `lossy` the graph must run, and later passes are compared with what it gives then, within its tolerance. Sets of
+    inputs that the graph does not take before any pass are compared from the pass on after which it takes them.
     """
 
     replay: str = ""
     feeds: tuple[Mapping[str, np.ndarray], ...] | None = None
-    skip: frozenset[str] = frozenset()
+    lossy: Mapping[str, tuple[float, float]] = field(default_factory=lambda: LOSSY)
     relative: float = RELATIVE_TOLERANCE
     absolute: float = ABSOLUTE_TOLERANCE
-    _expected: Outputs | None = field(default=None, repr=False)
+    _inputs: tuple[CheckedInput, ...] = ()
+    _expected: list[dict[str, np.ndarray] | None] | None = field(default=None, repr=False)
+    _passes: list[PassCheck] = field(default_factory=list, repr=False)
+    _not_run: list[str] = field(default_factory=list, repr=False)
     _applied: int = field(default=0, repr=False)
+    _seconds: float = field(default=0.0, repr=False)
+
+    def report(self) -> CheckReport:
+        """Return what has been compared so far."""
+        return CheckReport(
+            inputs=self._inputs,
+            sets=len(self.feeds or ()),
+            relative=self.relative,
+            absolute=self.absolute,
+            passes=tuple(self._passes),
+            not_run=tuple(self._not_run),
+            seconds=self._seconds,
+        )
 
     def before(self, step: Pass, model: ir.Model) -> None:
+        if self._expected is not None:
+            return
+        started = time.perf_counter()
         if self.feeds is None:
-            self.feeds = generated_inputs(model)
-        if self._expected is None:
-            try:
-                self._expected = run_model(model, self.feeds)
-            except GraphwrightError:
-                raise
-            except Exception as error:
-                raise BadModel(
-                    f"The graph does not run before any pass, so no pass can be checked: {error}",
-                    hint="Checking needs operators that ONNX Runtime has, and a graph that takes generated inputs.",
-                ) from error
+            self.feeds = generated_inputs(model, sizes=CHECK_SIZES)
+        self._inputs = checked_inputs(model, self.feeds)
+        self._expected = []
+        for index, outcome in enumerate(outcomes(model, self.feeds)):
+            if isinstance(outcome, Exception):
+                self._not_run.append(f"inputs {index} ({sizes_text(self.feeds[index])}): {_first_line(outcome)}")
+            self._expected.append(None if isinstance(outcome, Exception) else outcome)
+        if not any(outputs is not None for outputs in self._expected):
+            raise BadModel(
+                f"The graph does not run before any pass, so no pass can be checked: {self._not_run[0]}",
+                hint="Checking needs operators that ONNX Runtime has, and a graph that takes generated inputs.",
+            )
+        self._seconds += time.perf_counter() - started
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         if not result.applied:
             return
         assert self._expected is not None
         assert self.feeds is not None
+        started = time.perf_counter()
         self._applied += len(result.applied)
         hint = replay_hint(self.replay, self._applied)
-        try:
-            actual = run_model(model, self.feeds)
-        except Exception as error:
-            raise PassBroken(f"The graph does not run after the pass '{step}': {error}", hint=hint) from error
-        if step.name not in self.skip:
-            for index, (old, new) in enumerate(zip(self._expected, actual, strict=True)):
-                problem = difference(old, new, relative=self.relative, absolute=self.absolute)
+        worst, output, notes = 0.0, "", []
+        is_lossy = step.name in self.lossy
+        for index, actual in enumerate(outcomes(model, self.feeds)):
+            old = self._expected[index]
+            where = f"inputs {index}, {sizes_text(self.feeds[index])}"
+            if isinstance(actual, Exception):
+                if old is not None:
+                    raise PassBroken(
+                        f"The graph does not run after the pass '{step}' ({where}): {actual}", hint=hint
+                    ) from actual
+                continue
+            if old is None:
+                notes.append(f"runs now with {where}; it did not before")
+            elif not is_lossy:
+                problem = difference(old, actual, relative=self.relative, absolute=self.absolute)
                 if problem:
-                    raise PassBroken(f"The pass '{step}' changed the result (inputs {index}): {problem}", hint=hint)
-        self._expected = actual
+                    raise PassBroken(f"The pass '{step}' changed the result ({where}): {problem}", hint=hint)
+            if old is not None:
+                moved, name = worst_difference(old, actual)
+                if moved > worst or not output:
+                    worst, output = moved, name
+            self._expected[index] = actual
+        if is_lossy:
+            self.relative, self.absolute = self.lossy[step.name]
+            notes.append("meant to move results: later passes are compared with what it gives")
+        self._passes.append(PassCheck(str(step), len(result.applied), worst, output, "; ".join(notes)))
+        self._seconds += time.perf_counter() - started
+
+
+def outcomes(
+    model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]
+) -> tuple[dict[str, np.ndarray] | Exception, ...]:
+    """Return for each set of inputs the outputs, or the exception that the run raised."""
+    found: list[dict[str, np.ndarray] | Exception] = []
+    with tempfile.TemporaryDirectory(prefix="graphwright-check-") as folder:
+        try:
+            session = open_session(model, Path(folder))
+        except MissingDependency:
+            raise
+        except Exception as error:
+            return tuple(error for _ in feeds)
+        for feed in feeds:
+            try:
+                found.append(run_session(session, feed))
+            except Exception as error:
+                found.append(error)
+    return tuple(found)
+
+
+def checked_inputs(model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]) -> tuple[CheckedInput, ...]:
+    """Return each input with the role that its use gives it and its shapes in `feeds`."""
+    from passes.input_roles import input_roles
+
+    roles = input_roles(model)
+    found = []
+    for name in feeds[0] if feeds else ():
+        role = roles.get(name)
+        kind = "value" if role is None else str(role.kind)
+        if role is not None and role.high is not None:
+            kind += f" up to {role.high}"
+        shapes = tuple(tuple(int(size) for size in feed[name].shape) for feed in feeds)
+        found.append(CheckedInput(name, str(feeds[0][name].dtype), kind, shapes))
+    return tuple(found)
+
+
+def sizes_text(feed: Mapping[str, np.ndarray]) -> str:
+    """Return the shapes of a set of inputs: `ids [2,5], mask [2,5]`."""
+    shown = [f"{name} [{','.join(map(str, array.shape))}]" for name, array in feed.items()]
+    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def worst_difference(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> tuple[float, str]:
+    """Return the greatest move of an output, over its greatest magnitude where that is above 1; and its name."""
+    import numpy as np
+
+    worst, worst_name = 0.0, ""
+    for name in expected.keys() & actual.keys():
+        old, new = expected[name], actual[name]
+        if old.dtype.kind in "OSU" or old.shape != new.shape or not old.size:
+            continue
+        first, second = old.astype(np.float64), new.astype(np.float64)
+        finite = np.isfinite(first) & np.isfinite(second)
+        if not finite.any():
+            continue
+        error = float(np.abs(first - second)[finite].max()) / max(1.0, float(np.abs(first[finite]).max()))
+        if error > worst or not worst_name:
+            worst, worst_name = error, name
+    return worst, worst_name
 
 
 def difference(
     expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray], *, relative: float, absolute: float
 ) -> str:
-    """Return which output differs and by how much; empty when all agree. NaN agrees with NaN only."""
+    """Return which output differs and by how much; empty when all agree. NaN agrees with NaN only.
+
+    `absolute` is meant for numbers around 1: it grows with the output's greatest magnitude where that is larger, since
+    a sum's rounding error follows its terms.
+    """
     import numpy as np
 
     if set(expected) != set(actual):
@@ -96,58 +249,14 @@ def difference(
                 return f"output '{name}' differs in {int((old != new).sum())} of {old.size} elements"
             continue
         first, second = old.astype(np.float64), new.astype(np.float64)
-        if not np.allclose(second, first, rtol=relative, atol=absolute, equal_nan=True):
-            error = np.abs(first - second)
+        finite = first[np.isfinite(first)]
+        allowed = absolute * max(1.0, float(np.abs(finite).max()) if finite.size else 1.0)
+        if not np.allclose(second, first, rtol=relative, atol=allowed, equal_nan=True):
+            with np.errstate(invalid="ignore"):
+                error = np.abs(first - second)
             worst = float(np.nanmax(error)) if np.isfinite(error).any() else float("nan")
             return (
-                f"output '{name}' moved by up to {worst:.3g}, more than atol={absolute:g} + rtol={relative:g}, "
+                f"output '{name}' moved by up to {worst:.3g}, more than atol={allowed:g} + rtol={relative:g}, "
                 f"or changed where it is finite"
             )
     return ""
-
-
-def run_model(model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]) -> Outputs:
-    """Return the outputs for each set of inputs, from ONNX Runtime on the CPU without its own graph optimizations."""
-    from passes.serialization import save_model
-
-    onnxruntime = require("onnxruntime", extra="test", need="Checking a graph")
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
-    weights = sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
-    if weights < _PROTO_LIMIT_BYTES:
-        session = onnxruntime.InferenceSession(_loaded_bytes(model), options, providers=providers)
-    else:
-        with tempfile.TemporaryDirectory(prefix="graphwright-check-") as folder:
-            path = Path(folder) / "model.onnx"
-            save_model(model, path)
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    names = [output.name for output in session.get_outputs()]
-    taken = {value.name for value in session.get_inputs()}
-    return [
-        dict(zip(names, session.run(names, {k: v for k, v in feed.items() if k in taken}), strict=True))
-        for feed in feeds
-    ]
-
-
-def _loaded_bytes(model: ir.Model) -> bytes:
-    """Return the model as one byte string, its external weights read in."""
-    import onnx_ir as ir
-
-    from passes.serialization import read_tensor
-
-    copy = model.clone()
-    for graph in copy.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                tensor = value.const_value
-                value.const_value = read_tensor(tensor)
-    data: bytes = ir.to_proto(copy).SerializeToString()
-    return data

@@ -27,6 +27,7 @@ _COMMANDS = {
     "verify": "Check built artifacts against the original.",
     "bench": "Time built artifacts, side by side with the original.",
     "inspect": "Show what a model or an artifact holds, and whether a target takes it.",
+    "localize": "Find the single rewrite that breaks a graph.",
     "doctor": "Show which targets can build and run on this machine.",
 }
 

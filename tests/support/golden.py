@@ -25,7 +25,8 @@ import onnx_ir as ir
 
 from passes.base import Context, PassResult
 from passes.capabilities import PORTABLE, Capabilities
-from passes.check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference, run_model
+from passes.check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
+from passes.execution import run_model
 from passes.observers import CheckStructure
 from passes.parse import pipeline_from_text
 from passes.sample_inputs import generated_inputs

@@ -549,7 +549,7 @@ def loop(b: Builder) -> None:
         [info(v.name, v.dtype, v.shape) for v in (step, going, carried)],
         [info(v.name, v.dtype, v.shape) for v in (still, last, seen)],
     )
-    trips = b.constant(b.random.choice((0, 1, 3)), INT64)
+    trips = b.constant(b.random.choice((1, 2, 3)), INT64)
     b.add_many("Loop", [trips, None if b.flip() else b.constant(True, BOOL), x],
                [(x.shape, x.dtype), ((f"{x.name}_t{b.count}", *x.shape), x.dtype)], body=body)  # fmt: skip
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,11 +13,26 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli import main
+from passes.base import Context, Pass, PassResult
 from tests.support.onnx_sources import classifier, classifier_samples
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@dataclass(frozen=True)
+class Faulty(Pass):
+    """Takes Relu for Abs."""
+
+    name: ClassVar[str] = "faulty"
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        recorder = context.recorder(self.name)
+        for node in model.graph:
+            if node.op_type == "Relu" and recorder.may_apply(node, "relu-to-abs"):
+                node.op_type = "Abs"
+        return recorder.result()
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +224,65 @@ def test_optimize_prints_what_it_did(files: dict[str, Path], tmp_path: Path) -> 
     assert "BatchNormalization" not in {node.op_type for node in ir.load(out).graph}
     data = json.loads(run("optimize", files["model"], "-o", out, "--json").stdout)
     assert data["nodes_after"] < data["nodes_before"]
+
+
+def test_optimize_check_alone_writes_nothing_and_says_what_it_compared(files: dict[str, Path], tmp_path: Path) -> None:
+    done = run("optimize", files["model"], "--check")
+    assert done.exit_code == 0, done.output
+    assert "checked on 4 sets of generated inputs" in done.output
+    assert "fuse-conv-batch-norm: 1 rewrites, worst difference" in done.output
+    assert "nothing written" in done.output
+    check = json.loads(run("optimize", files["model"], "--check", "--json").stdout)["check"]
+    assert {row["name"] for row in check["passes"]} >= {"fuse-conv-batch-norm"}
+    assert check["inputs"][0]["shapes"][1][0] == 1
+    assert all(row["worst"] < 1e-4 for row in check["passes"])
+    assert run("optimize", files["model"]).exit_code == 2
+
+
+def test_optimize_says_which_rules_and_nodes_and_groups_refusals(tmp_path: Path) -> None:
+    lines = [
+        f"a{i} = Mul (x, r) e{i} = Erf (a{i}) p{i} = Add (e{i}, o) q{i} = Mul (x, p{i}) y{i} = Mul (q{i}, h)"
+        for i in range(12)
+    ]
+    outs = ", ".join(f"float[N,4] y{i}, float[N,4] e{i}" for i in range(12))
+    text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[N,4] x) => ({outs}) {{
+        h = Constant <value = float {{0.5}}> () r = Constant <value = float {{0.70710677}}> ()
+        o = Constant <value = float {{1.0}}> () {" ".join(lines)} }}"""
+    ir.save(ir.from_onnx_text(text), tmp_path / "m.onnx")
+    done = run("optimize", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--pipeline", "fuse-gelu", "--why")
+    refused = [line for line in done.output.splitlines() if line.startswith("refused")]
+    assert len(refused) == 1, done.output
+    assert refused[0].startswith("refused 12 x fuse-gelu")
+    assert "is an output of the graph" in refused[0]
+    data = json.loads(run("optimize", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--json").stdout)
+    assert [row["count"] for row in data["refusals"] if row["pass"] == "fuse-gelu"] == [12]
+    assert data["size_before_bytes"] > 0 < data["size_after_bytes"]
+    done = run("optimize", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "-v")
+    assert "upgrade-opset 20-to-23 at g" in done.output
+
+
+def test_localize_finds_nothing_in_a_right_pipeline(files: dict[str, Path]) -> None:
+    done = run("localize", files["model"], "--passes")
+    assert done.exit_code == 0, done.output
+    assert "rewrites keep the results" in done.output
+    assert json.loads(run("localize", files["model"], "--passes", "--json").stdout)["culprit"] is None
+    assert run("localize", files["model"]).exit_code == 2
+
+
+def test_localize_names_the_rewrite_that_breaks(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from passes.catalogue import PASSES
+
+    monkeypatch.setitem(PASSES, Faulty.name, Faulty)
+    done = run("localize", files["model"], "--passes", "--pipeline", "remove-identities,faulty", "--print")
+    assert done.exit_code == 3, done.output
+    assert "The pass 'faulty', rule 'relu-to-abs'" in done.output
+    assert "--pipeline 'remove-identities,faulty' --limit" in done.output
+    assert any(line.startswith("+") and "Abs" in line for line in done.output.splitlines())
+    data = json.loads(run("localize", files["model"], "--passes", "--pipeline", "faulty", "--json").stdout)
+    assert data["culprit"]["limit"] == 1
+    done = run("optimize", files["model"], "--check", "--pipeline", "faulty")
+    assert done.exit_code == 1
+    assert "changed the result" in done.output
 
 
 def test_optimize_limit_zero_changes_nothing(files: dict[str, Path], tmp_path: Path) -> None:
