@@ -61,7 +61,8 @@ def _load(path: Path) -> ir.Model:
     content = without_inline_weights(path) if is_binary else None
     if content is None:
         return ir.load(path)
-    return ir.from_proto(onnx.ModelProto.FromString(content))
+    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(content))
+    return model
 
 
 def _sort(model: ir.Model, path: Path) -> None:
