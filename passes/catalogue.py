@@ -13,6 +13,7 @@ from passes.cleanup.fold_shapes import FoldShapes
 from passes.cleanup.merge_clips import MergeClips
 from passes.cleanup.merge_pads import MergePads
 from passes.cleanup.merge_reshapes import MergeReshapes
+from passes.cleanup.merge_slices import MergeSlices
 from passes.cleanup.remove_identities import RemoveIdentities
 from passes.cleanup.upgrade_opset import UpgradeOpset
 from passes.expand.expand_attention import ExpandAttention
@@ -93,6 +94,7 @@ PASSES: dict[str, type[Pass]] = _table(
     MergeClips,
     MergePads,
     MergeReshapes,
+    MergeSlices,
     PackQkv,
     QuantizeStatic,
     RemoveIdentities,
@@ -114,6 +116,7 @@ def default_pipeline() -> Pipeline:
             MergeClips(),
             MergeReshapes(),
             MergePads(),
+            MergeSlices(),
             DeduplicateInitializers(),
             EliminateCommonSubexpressions(),
         )
