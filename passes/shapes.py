@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ _TRACKED_ELEMENTS = 64
 
 _facts_of: weakref.WeakKeyDictionary[ir.Model, ShapeFacts] = weakref.WeakKeyDictionary()
 """What the last sweep over a model found: the next one derives anew only what follows from what changed since."""
+
+
+_INVENTED = re.compile(r"[A-Z][A-Za-z]+.+_dim_\d+")
+"""How the older exporter of torch names a dimension that it does not know: operator, tensor, `_dim_`, axis."""
 
 
 @dataclass(slots=True)
@@ -180,12 +185,20 @@ def _write(value: ir.Value, facts: ShapeFacts) -> None:
     merged = (
         inferred
         if declared is None or declared == inferred
-        else tuple(own or new for own, new in zip(declared, inferred, strict=True))
+        else tuple(_better(own, new, value) for own, new in zip(declared, inferred, strict=True))
     )
     facts.shapes[value] = _named(value, merged)
     stated = [plain(dim) for dim in merged]
     if value.shape is None or dims_of(value) != tuple(stated):
         value.shape = ir.Shape(stated)
+
+
+def _better(declared: Dim | None, inferred: Dim | None, value: ir.Value) -> Dim | None:
+    """Return the stated dimension; but what is inferred, where an exporter invented a name for this tensor alone."""
+    if declared is None or inferred is None or value.is_graph_output():
+        return declared or inferred
+    is_invented = len(declared.symbols) == 1 and _INVENTED.fullmatch(declared.symbols[0]) is not None
+    return inferred if is_invented else declared
 
 
 def _lacks_type(node: ir.Node) -> bool:

@@ -107,3 +107,14 @@ def test_every_output_of_a_split_has_a_shape() -> None:
     facts = infer_shapes(model)
     lengths = [str(facts.shape(value)[-1]) for node in model.graph for value in node.outputs if node.op_type == "Split"]  # type: ignore[index]
     assert lengths == ["3", "3", "1", "5", "2"]
+
+
+def test_a_name_that_the_older_exporter_invented_gives_way_to_what_is_inferred() -> None:
+    text = """g (float[b,s,4] x) => (float[b,4,s] y) {
+        t = Transpose <perm = [0, 2, 1]> (x) u = Relu (t) y = Relu (u) }"""
+    model = graph_from(text)
+    t = next(node.outputs[0] for node in model.graph if node.op_type == "Transpose")
+    t.type, t.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["Concatkey.3_dim_0", 4, "Concatkey.3_dim_2"])
+    facts = infer_shapes(model)
+    assert facts.shape(t) == facts.shape(model.graph.outputs[0])
+    assert str(t.shape) == "[b,4,s]"
