@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, Recorder
@@ -84,7 +85,7 @@ def _join_sigmoid(node: ir.Node, context: Context, recorder: Recorder, editor: E
         return
     x, alpha, inner = found
     reason = ""
-    for current, reader in zip(inner, (*inner[1:], node), strict=True):
+    for current, reader in pairwise((*inner, node)):
         reason = reason or other_readers(current.outputs[0], reader)
     reason = reason or raised_rank(inner, x, rank=rank_of(x)) or _torn(node, *inner)
     reason = reason or lacks_kernel(context, "QuickGelu", x)
