@@ -23,8 +23,8 @@ class ExpandAttention(Pass):
 
     Leaner than the body that ONNX defines: the scale is folded into the query, masks are made additive once, and the
     rule that a wholly masked row yields 0 costs one Mul on the result, or nothing where the mask cannot hide a row.
-    Refuses causal attention, a key/value cache, the score output, a softmax in another precision, and from opset 24 on
-    a mask that may be shorter than the keys; `expand-functions` takes those.
+    A cache is appended by Concat. Refuses causal attention, a cache of stated lengths, the score output, a softmax in
+    another precision, and from opset 24 on a mask that may be shorter than the keys; `expand-functions` takes those.
     """
 
     name: ClassVar[str] = "expand-attention"
@@ -72,9 +72,10 @@ class _Writer:
 def _refusal(node: ir.Node, facts: ShapeFacts) -> str:
     if integer(node, "is_causal", 0):
         return "it is causal"
-    wanted = [output for output in node.outputs[1:] if output.uses() or output.is_graph_output()]
-    if wanted or any(value is not None for value in node.inputs[4:]):
-        return "it has a key/value cache or gives its scores"
+    if len(node.outputs) > 3 and _is_wanted(node.outputs[3]):
+        return "it gives its scores"
+    if input_at(node, 6) is not None:
+        return "it has a key/value cache of stated lengths"
     if "softmax_precision" in node.attributes:
         return "its softmax has a precision of its own"
     query, key, value = (facts.shape(node.inputs[index]) for index in range(3))
@@ -89,12 +90,29 @@ def _refusal(node: ir.Node, facts: ShapeFacts) -> str:
     return ""
 
 
+def _is_wanted(output: ir.Value) -> bool:
+    return bool(output.uses()) or output.is_graph_output()
+
+
+def _appended(write: _Writer, node: ir.Node, place: int, own: ir.Value | None) -> ir.Value | None:
+    """Return past and own key (place 1) or value (2), [B, Hkv, P + S, D], which is also what the node gives there."""
+    past = input_at(node, place + 3)
+    part = "key" if place == 1 else "value"
+    whole = own if past is None else write("Concat", past, own, suffix=f"{part}_present", axis=2)
+    if len(node.outputs) > place and _is_wanted(node.outputs[place]):
+        # take_over gives the name of the output away: what is read here further on is that value
+        present = write("Identity", whole, suffix=f"{part}_given") if past is None else whole
+        assert present is not None
+        write.editor.take_over(node.outputs[place], present)
+    return whole
+
+
 def _short_mask(node: ir.Node, facts: ShapeFacts, opset: int) -> str:
     """Return why the mask may have fewer columns than there are keys: opset 24 hides the rest of the keys then."""
     mask, keys = facts.shape(input_at(node, 3)), facts.shape(node.inputs[1])
     if opset < 24 or input_at(node, 3) is None:
         return ""
-    if mask and keys and mask[-1] is not None and mask[-1] == keys[-2]:
+    if input_at(node, 4) is None and mask and keys and mask[-1] is not None and mask[-1] == keys[-2]:
         return ""
     return "its mask may be shorter than the keys"
 
@@ -114,6 +132,7 @@ def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor
     heads, kv_heads, size = _sizes(node, query_shape, key_shape)
     query, key, value = node.inputs[:3]
     repeat = heads // kv_heads
+    has_cache = input_at(node, 4) is not None or any(_is_wanted(output) for output in node.outputs[1:])
     if is_flat:
         query, key, value = (
             write("Reshape", tensor, write.integers([0, 0, count, -1], f"{part}_split"), suffix=part)
@@ -121,12 +140,15 @@ def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor
         )
         query = write("Transpose", query, suffix="query_heads", perm=[0, 2, 1, 3])
         value = write("Transpose", value, suffix="value_heads", perm=[0, 2, 1, 3])
-        key = write("Transpose", key, suffix="key_heads", perm=[0, 2, 1, 3] if repeat > 1 else [0, 2, 3, 1])
+        is_kept = repeat > 1 or has_cache
+        key = write("Transpose", key, suffix="key_heads", perm=[0, 2, 1, 3] if is_kept else [0, 2, 3, 1])
+    if has_cache:
+        key, value = (_appended(write, node, place, own) for place, own in ((1, key), (2, value)))
     if repeat > 1:
         key, value = (
             _repeated(write, tensor, repeat, heads, part) for tensor, part in ((key, "key"), (value, "value"))
         )
-    if not is_flat or repeat > 1:
+    if not is_flat or repeat > 1 or has_cache:
         key = write("Transpose", key, suffix="key_transposed", perm=[0, 1, 3, 2])
     scale = number(node, "scale", 0.0) or 1 / math.sqrt(size)
     if scale != 1:

@@ -84,7 +84,7 @@ def test_scores_that_are_an_output_of_the_graph_are_refused() -> None:
     )
     after, result = rewrite(model, ExpandAttention(), capabilities=NONE)
     assert operators(after) == ["Attention"]
-    assert reasons(result) == ["it has a key/value cache or gives its scores"]
+    assert reasons(result) == ["it gives its scores"]
 
 
 @pytest.mark.parametrize(("columns", "expected"), [("T", "Softmax"), ("M", "Attention")])
@@ -96,3 +96,32 @@ def test_a_mask_that_may_be_shorter_than_the_keys_is_refused_from_opset_24_on(co
     after, result = rewrite(model, ExpandAttention(), capabilities=NONE, feeds=(feeds,))
     assert expected in operators(after)
     assert reasons(result) == (["its mask may be shorter than the keys"] if expected == "Attention" else [])
+
+
+@pytest.mark.parametrize("kv", [2, 1])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("past", [True, False])
+def test_a_cache_is_appended_and_given(past: bool, flat: bool, kv: int) -> None:
+    if flat:
+        data, output = f"float[B,S,8] q, float[B,S,{4 * kv}] k, float[B,S,{4 * kv}] v", "float[B,S,8] y"
+        attributes = f"<q_num_heads = 2, kv_num_heads = {kv}>"
+    else:
+        data, output = f"float[B,2,S,4] q, float[B,{kv},S,4] k, float[B,{kv},S,4] v", "float[B,2,S,4] y"
+        attributes = ""
+    cache = f", float[B,1,S,T] mask, float[B,{kv},P,4] pk, float[B,{kv},P,4] pv" if past else ""
+    given = "q, k, v, mask, pk, pv" if past else "q, k, v"
+    model = graph_from(
+        f"""g ({data}{cache}) => ({output}, float[B,{kv},T,4] key, float[B,{kv},T,4] value) {{
+        y, key, value = Attention {attributes} ({given}) }}"""
+    )
+    feeds = []
+    for b, s, p in ((1, 1, 3), (3, 4, 2), (2, 5, 0)):
+        shapes = {"q": (b, s, 8) if flat else (b, 2, s, 4)}
+        shapes |= dict.fromkeys("kv", (b, s, 4 * kv) if flat else (b, kv, s, 4))
+        if past:
+            shapes |= {"mask": (b, 1, s, s + p), "pk": (b, kv, p, 4), "pv": (b, kv, p, 4)}
+        feeds.append({name: random_array(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())})
+    after, result = rewrite(model, ExpandAttention(), capabilities=NONE, feeds=tuple(feeds))
+    assert "Attention" not in operators(after)
+    assert operators(after).count("Concat") == (2 if past else 0)
+    assert len(result.applied) == 1
