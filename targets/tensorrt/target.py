@@ -16,6 +16,7 @@ from passes.cleanup.remove_identities import RemoveIdentities
 from passes.errors import Blocker, ModelBlocked, UsageError
 from passes.expand.expand_attention import ExpandAttention
 from passes.expand.expand_functions import ExpandFunctions
+from passes.expand.materialize_broadcasts import MaterializeBroadcasts
 from passes.pipeline import Pipeline, Repeat
 from targets.base import PRECISIONS, Artifact, BuildOptions, Readiness, Runner
 from targets.tensorrt.artifact import write_artifact
@@ -35,6 +36,7 @@ LEGALISATION = Pipeline(
     (
         ExpandAttention(),
         ExpandFunctions(),
+        MaterializeBroadcasts(),
         Repeat((FoldConstants(), FoldShapes(), RemoveIdentities(), EliminateCommonSubexpressions())),
         EliminateDeadCode(),
     )
@@ -98,7 +100,7 @@ class TensorRtTarget:
         return capabilities_for(architectures_of(settings_from_text(options.settings)))
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
-        """Return the legalisation: Attention and other operators without a kernel are expanded, then cleaned up."""
+        """Return the legalisation: Attention and what else has no kernel is expanded, and short rotary caches are."""
         return LEGALISATION
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:

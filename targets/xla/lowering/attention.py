@@ -113,7 +113,10 @@ def _bias(call: Call, q: Any, k: Any, mask: Any, past_length: Any, valid_length:
         mask = jnp.asarray(mask)
         bias = jnp.where(mask, 0.0, lowest).astype(q.dtype) if mask.dtype == bool else mask
         missing = k.shape[2] - mask.shape[-1]
-        if not (isinstance(missing, int) and missing == 0):
+        if not isinstance(missing, int):  # two symbols that may be equal: no padding can be told from them
+            columns = lax.iota(jnp.int32, k.shape[2])
+            bias = jnp.take(bias, columns, axis=-1, mode="fill", fill_value=lowest)
+        elif missing:
             bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, missing)], constant_values=lowest)
     shape = (q.shape[2], k.shape[2])
     column = lax.broadcasted_iota(jnp.int64, shape, 1)
