@@ -15,6 +15,7 @@ from passes.cleanup.merge_pads import MergePads
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.cleanup.merge_slices import MergeSlices
 from passes.cleanup.remove_identities import RemoveIdentities
+from passes.cleanup.simplify_algebra import SimplifyAlgebra
 from passes.cleanup.upgrade_opset import UpgradeOpset
 from passes.expand.expand_attention import ExpandAttention
 from passes.expand.expand_functions import ExpandFunctions
@@ -31,6 +32,7 @@ from passes.fusion.fuse_layer_norm import FuseLayerNorm
 from passes.fusion.fuse_matmul_add import FuseMatmulAdd
 from passes.fusion.fuse_rms_norm import FuseRmsNorm
 from passes.fusion.fuse_rotary_embedding import FuseRotaryEmbedding
+from passes.fusion.fuse_softmax import FuseSoftmax
 from passes.fusion.fuse_sum import FuseSum
 from passes.fusion.pack_qkv import PackQkv
 from passes.fusion.simplify_recurrent import SimplifyRecurrent
@@ -86,6 +88,7 @@ PASSES: dict[str, type[Pass]] = _table(
     FuseRmsNorm,
     FuseRotaryEmbedding,
     FuseSkipNorm,
+    FuseSoftmax,
     FuseSum,
     InlineFunctions,
     LowerAttention,
@@ -98,6 +101,7 @@ PASSES: dict[str, type[Pass]] = _table(
     PackQkv,
     QuantizeStatic,
     RemoveIdentities,
+    SimplifyAlgebra,
     SimplifyRecurrent,
     UnflattenMatmul,
     UpgradeOpset,
@@ -128,6 +132,7 @@ def default_pipeline() -> Pipeline:
         FuseGelu(),
         FuseLayerNorm(),
         FuseRmsNorm(),
+        FuseSoftmax(),
         FuseRotaryEmbedding(),
         FuseChannelArithmetic(),
         FuseAttention(),
@@ -136,5 +141,6 @@ def default_pipeline() -> Pipeline:
         FuseMatmulAdd(),
         FuseSum(),
     )
+    last = Repeat((SimplifyAlgebra(), *cleanup.steps))  # after the fusions, which look for the longer forms
     dead = EliminateDeadCode()  # a dead reader of an inner value would stop a fusion
-    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, dead, *fusions, cleanup, PackQkv(), dead))
+    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, dead, *fusions, last, PackQkv(), dead))
