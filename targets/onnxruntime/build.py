@@ -51,6 +51,7 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
             "execution_provider": PROVIDERS[settings.provider],
             "optimization": settings.optimization,
             "spinning": "on" if settings.spinning else "off",
+            "operators": settings.operators,
             "intra_op_threads": str(options.threads),
             "inter_op_threads": "1",
         },

@@ -21,22 +21,24 @@ TABLE = {
     "provider": Setting("cpu", tuple(PROVIDERS), "the execution provider that runs every node"),
     "optimization": Setting("all", tuple(LEVELS), "the runtime's own graph optimization level at load"),
     "spinning": Setting("off", ("on", "off"), "whether idle threads spin: faster, at others' cost"),
+    "operators": Setting("fewest", ("fewest", "fastest"), "fuse to fewest nodes, or leave apart what runs faster so"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The checked settings: keys of PROVIDERS and LEVELS, and whether idle threads spin."""
+    """The checked settings: keys of PROVIDERS and LEVELS, whether idle threads spin, and what fusion shall save."""
 
     provider: str
     optimization: str
     spinning: bool
+    operators: str = "fewest"
 
 
 def settings_from_text(given: Mapping[str, str]) -> Settings:
     """Return the checked settings; raises UsageError for an unknown name or value."""
     chosen = settings_from_table("onnxruntime", given, TABLE)
-    return Settings(chosen["provider"], chosen["optimization"], chosen["spinning"] == "on")
+    return Settings(chosen["provider"], chosen["optimization"], chosen["spinning"] == "on", chosen["operators"])
 
 
 def session_options(settings: Settings, *, threads: int) -> Any:

@@ -45,7 +45,8 @@ class OnnxRuntimeTarget:
     def capabilities(self, options: BuildOptions) -> Capabilities:
         from targets.onnxruntime.capabilities import provider_capabilities
 
-        return provider_capabilities(PROVIDERS[settings_from_text(options.settings).provider])
+        settings = settings_from_text(options.settings)
+        return provider_capabilities(PROVIDERS[settings.provider], is_fastest=settings.operators == "fastest")
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
         from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
