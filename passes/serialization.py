@@ -169,6 +169,9 @@ def save_model(model: ir.Model, path: Path) -> None:
     Equal models give equal bytes. The model in memory stays valid, also when it was loaded from the files that are
     replaced. Both files are written under temporary names first. Raises UsageError when the disk is full or the folder
     not writable; nothing is left behind then.
+
+    A weight that lies in a file is copied by the kernel (shared, where the file system can). It is not hard-linked:
+    onnx_ir refuses data with a second link as a possible attack, and an export over the source would change both.
     """
     import os
 
