@@ -20,6 +20,7 @@ from passes.cleanup.upgrade_opset import UpgradeOpset
 from passes.expand.expand_attention import ExpandAttention
 from passes.expand.expand_functions import ExpandFunctions
 from passes.expand.expand_sum import ExpandSum
+from passes.expand.extract_pads import ExtractPads
 from passes.expand.inline_functions import InlineFunctions
 from passes.expand.materialize_broadcasts import MaterializeBroadcasts
 from passes.fusion.fuse_activation import FuseActivation
@@ -68,6 +69,7 @@ PASSES: dict[str, type[Pass]] = _table(
     ExpandAttention,
     ExpandFunctions,
     ExpandSum,
+    ExtractPads,
     FoldBranches,
     FoldConstants,
     FoldIndexArithmetic,
