@@ -107,6 +107,8 @@ def _ort(level: str) -> Call:
 TRANSFORMERS_TYPES = {"bert": "bert", "gpt2": "gpt2", "llama": "gpt2", "t5": "t5", "vit": "vit", "whisper": "bart"}
 """What ONNX Runtime's tool calls each family; optimum has its own table."""
 
+HEADS = ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads")
+
 
 def ort_transformers() -> Call:
     """ONNX Runtime's tool for transformers, told the family, heads and hidden size from the model's configuration."""
@@ -114,8 +116,7 @@ def ort_transformers() -> Call:
 
     def call(source: Path, out: Path) -> None:
         config = json.loads((source.with_suffix("") / "config.json").read_text())
-        heads = next(config[key] for key in ("num_attention_heads", "n_head", "num_heads") if key in config)
-        heads = config.get("encoder_attention_heads", heads)
+        heads = next(config[key] for key in HEADS if key in config)
         hidden = next(config[key] for key in ("hidden_size", "n_embd", "d_model") if key in config)
         kind = TRANSFORMERS_TYPES[config["model_type"]]
         optimized = optimize_model(str(source), kind, num_heads=heads, hidden_size=hidden)
