@@ -10,10 +10,13 @@ import pytest
 from passes.base import Context, Pass, PassResult
 from passes.catalogue import default_pipeline
 from passes.check import CheckNumerics, difference
+from passes.editing import remove_node
 from passes.errors import BadModel, PassBroken
 from passes.execution import run_model
+from passes.input_roles import input_roles
+from passes.observers import CheckStructure
 from passes.pipeline import Pipeline
-from passes.sample_inputs import generated_inputs
+from passes.sample_inputs import CHECK_SIZES, generated_inputs
 from tests.support.rewriting import add_weights, graph_from, random_array
 
 TEXT = """g (float[N,4] x, float[4] w) => (float[N,4] y, float[N,4] z) {
@@ -124,3 +127,99 @@ def test_a_model_with_weights_in_a_file_runs(tmp_path) -> None:  # type: ignore[
     feeds = generated_inputs(model)
     expected, actual = run_model(model, feeds), run_model(load_model(tmp_path / "m.onnx"), feeds)
     np.testing.assert_array_equal(expected[0]["y"], actual[0]["y"])
+
+
+def test_watching_does_not_change_the_result() -> None:
+    text = "g (float[N,40] x, float[40,40] u, float[40] v) => (float[N,40] y) { a = MatMul (x, u) y = Add (a, v) }"
+    model = add_weights(
+        graph_from(text),
+        u=random_array(40, 40), v=random_array(40),
+    )  # fmt: skip
+    pipeline = default_pipeline()
+    watched, _ = pipeline.run(model, observers=[CheckStructure(), CheckNumerics()])
+    alone, _ = pipeline.run(model)
+    assert ir.to_proto(watched).SerializeToString() == ir.to_proto(alone).SerializeToString()
+
+
+def test_indices_stay_in_their_tables_through_casts_arithmetic_and_several_readers() -> None:
+    model = graph_from(
+        """g (int32[B,S] ids, int64[B,S] kinds, int64[B] lengths, int64[B,S] keep) => (float[B,S,2] y, float[B,S,2] z,
+            float[B,S,2] u, bool[B,S] m, float[B,S] k) {
+            words = Constant <value = float[9,2] {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}> ()
+            few = Constant <value = float[2,2] {0, 0, 0, 0}> () two = Constant <value = int64 {2}> ()
+            zero = Constant <value = int64 {0}> () one = Constant <value = int64 {1}> ()
+            v1 = Constant <value = int64[1] {1}> ()
+            wide = Cast <to = 7> (ids) moved = Add (wide, two) y = Gather (words, moved) u = Gather (words, wide)
+            z = Gather (few, kinds)
+            shape = Shape (ids) s = Gather (shape, one) range = Range (zero, s, one) last = Unsqueeze (lengths, v1)
+            m = Less (range, last)
+            f = Cast <to = 1> (keep) ones = Constant <value = float {1.0}> ()
+            low = Constant <value = float {-10000.0}> ()
+            not = Sub (ones, f) k = Mul (not, low)
+        }"""
+    )
+    sets = generated_inputs(model, sizes=CHECK_SIZES)
+    assert max(feed["ids"].max() for feed in sets) == 6
+    assert min(feed["ids"].min() for feed in sets) == 0
+    assert max(feed["kinds"].max() for feed in sets) == 1
+    assert min(feed["lengths"].min() for feed in sets) >= 1
+    assert all(set(np.unique(feed["keep"])) <= {0, 1} and (feed["keep"][:, 0] == 1).all() for feed in sets)
+    assert {feed["ids"].shape for feed in sets} == {(2, 5), (1, 6), (3, 1), (4, 4)}
+    roles = {name: role.kind for name, role in input_roles(model).items()}
+    assert roles == {"ids": "index", "kinds": "index", "lengths": "length", "keep": "mask"}
+
+
+def test_symbols_agree_inside_arithmetic_too() -> None:
+    model = graph_from(
+        'g (float[B,past] a, float[B,seq] b, float[B,"past + 2*seq"] c) => (float[B,past] y) { y = Neg (a) }'
+    )
+    for feed in generated_inputs(model):
+        assert feed["c"].shape[1] == feed["a"].shape[1] + 2 * feed["b"].shape[1]
+
+
+def test_a_size_that_runs_only_after_a_pass_is_said_and_is_no_fault() -> None:
+    text = "g (float[N,4] x, float[2,4] w) => (float[?,4] y) { a = Add (x, w) y = Relu (a) }"
+    model = add_weights(graph_from(text), w=np.zeros((2, 4), np.float32))
+
+    @dataclass(frozen=True)
+    class Repair(Pass):
+        """Drops the Add of zeros, which takes a batch of 1 or 2 only."""
+
+        name: ClassVar[str] = "repair"
+
+        def run(self, model: ir.Model, context: Context) -> PassResult:
+            recorder = context.recorder(self.name)
+            relu = next(node for node in model.graph if node.op_type == "Relu")
+            if recorder.may_apply(relu):
+                relu.replace_input_with(0, model.graph.inputs[0])
+                remove_node(next(node for node in model.graph if node.op_type == "Add"))
+            return recorder.result()
+
+    feeds = tuple({"x": random_array(size, 4)} for size in (2, 3))
+    watch = CheckNumerics(feeds=feeds)
+    Pipeline((Repair(),)).run(model, observers=[watch])
+    report = watch.report()
+    assert len(report.not_run) == 1
+    assert report.not_run[0].startswith("inputs 1 (x [3,4]): ")
+    assert report.passes[0].note == "runs now with inputs 1, x [3,4]; it did not before"
+
+
+def test_a_report_says_what_was_compared() -> None:
+    watch = CheckNumerics()
+    text = "g (float[N,4] x, float[4] w) => (float[N,4] y) { a = Identity (x) b = Mul (a, w) y = Add (b, x) }"
+    default_pipeline().run(add_weights(graph_from(text), w=random_array(4)), observers=[watch])
+    report = watch.report()
+    assert report.sets == len(CHECK_SIZES)
+    assert [value.name for value in report.inputs] == ["x"]
+    assert report.inputs[0].shapes[1] == (1, 4)
+    assert report.passes
+    assert all(row.worst < 1e-5 for row in report.passes)
+    assert report.not_run == ()
+
+
+def test_after_a_lossy_pass_its_tolerance_holds() -> None:
+    steps = Pipeline((Fault("scale"), Fault("scale")))
+    watch = CheckNumerics(lossy={"fault": (0.5, 0.5)})
+    steps.run(_model(), observers=[watch])
+    assert (watch.report().relative, watch.report().absolute) == (0.5, 0.5)
+    assert "meant to move results" in watch.report().passes[0].note
