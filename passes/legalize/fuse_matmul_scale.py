@@ -91,7 +91,7 @@ def _match(node: ir.Node, facts: ShapeFacts) -> _Match | None:
     last = node
     readers = list(node.outputs[0].consumers())
     if len(readers) == 1 and not node.outputs[0].is_graph_output() and readers[0].graph is node.graph:
-        scaled = _factor(readers[0].outputs[0], node) if is_op(readers[0], "Mul", "Div") else None
+        scaled = _scaled(readers[0])
         if scaled is not None and scaled[0] is node.outputs[0]:
             last, alpha = readers[0], alpha * scaled[1]
             absorbed.append(last)
@@ -114,13 +114,19 @@ def _swapped(value: ir.Value, node: ir.Node) -> ir.Value | None:
 
 
 def _factor(value: ir.Value, node: ir.Node) -> tuple[ir.Value, float, ir.Node] | None:
-    """Return x, c and the node of x * c or x / c that nothing else reads."""
-    scaling = producer_of(value, "Mul", "Div")
+    """Return x, c and the node of a value x * c or x / c that nothing else reads."""
+    scaling = value.producer()
     if scaling is None or scaling.graph is not node.graph or len(value.uses()) != 1 or value.is_graph_output():
         return None
-    if scaling.op_type == "Mul":
+    return _scaled(scaling)
+
+
+def _scaled(scaling: ir.Node) -> tuple[ir.Value, float, ir.Node] | None:
+    """Return x, c and the node itself, if it is x * c or x / c."""
+    found = None
+    if is_op(scaling, "Mul"):
         found = with_constant(scaling)
-    else:
+    elif is_op(scaling, "Div"):
         x, divisor = scaling.inputs[0], constant_number(scaling.inputs[1])
         found = None if x is None or not divisor or constant_tensor(x) is not None else (x, 1 / divisor)
     return None if found is None else (*found, scaling)

@@ -79,7 +79,7 @@ def _lower(node: ir.Node, facts: ShapeFacts, editor: Editor, squeezed: dict[tupl
         cache = input_at(node, index)
         assert cache is not None
         if (node.graph, cache) not in squeezed:
-            axes = editor.constant(np.array([0], np.int64), f"{cache.name}_axes")
+            axes = editor.constant(np.array([0], np.int64), "first")
             dims = None if cache.shape is None else [d if isinstance(d, int) else d.value for d in cache.shape][1:]
             name = f"{cache.name}_rows"
             squeezed[node.graph, cache] = editor.insert(
@@ -93,7 +93,7 @@ def _lower(node: ir.Node, facts: ShapeFacts, editor: Editor, squeezed: dict[tupl
     heads = integer(node, "num_heads", 0) if len(data) == 3 else data[1].fixed if data[1] is not None else None
     if heads is not None and (size or len(data) == 3):
         attributes |= {"num_heads": heads, "rotary_embedding_dim": size}
-    begin = editor.constant(np.array([0], np.int64), "first_position")
+    begin = editor.constant(np.array([0], np.int64), "first")
     fused = insert_contrib(
         editor, node, _OPERATOR, [node.inputs[0], begin, *caches], like=output, attributes=attributes
     )
