@@ -52,6 +52,7 @@ class OnnxRuntimeTarget:
         from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
         from passes.cleanup.eliminate_dead_code import EliminateDeadCode
         from passes.expand.expand_functions import ExpandFunctions
+        from passes.expand.extract_pads import ExtractPads
         from passes.expand.materialize_broadcasts import MaterializeBroadcasts
         from passes.legalize.fuse_bias_gelu import FuseBiasGelu
         from passes.legalize.fuse_conv_activation import FuseConvActivation
@@ -69,6 +70,7 @@ class OnnxRuntimeTarget:
             FuseEmbeddingNorm(),
             FuseSkipNorm(),
             FuseBiasGelu(),
+            ExtractPads(),
             FuseConvActivation(),
             FuseGemmActivation(),
             FuseMatmulScale(),
