@@ -153,7 +153,7 @@ def child(command: list[str], *, longest_s: float = LONGEST_S, last_line: bool =
         return {}, f"killed by {signal.Signals(-process.returncode).name}"
     is_json = bool(lines) and lines[-1].startswith("{")
     if process.returncode or (last_line and not is_json):
-        return {}, (lines or ["no output"])[-1][:200]
+        return {}, " / ".join(lines[-2:] or ["no output"])[-300:]
     return json.loads(lines[-1]) if last_line else {}, ""
 
 

@@ -49,7 +49,7 @@ def _command(main: Any, *arguments: str) -> None:
         main(list(arguments))
     except SystemExit as stop:
         if stop.code:
-            raise RuntimeError(f"exit code {stop.code}") from stop
+            raise  # its message is the last that was printed
 
 
 def onnxsim() -> Call:
