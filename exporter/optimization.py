@@ -16,7 +16,6 @@ from passes.catalogue import default_pipeline
 from passes.check import CheckNumerics, CheckReport
 from passes.errors import ModelBlocked, UsageError
 from passes.observers import Dump, Observer, PrintAfter, Statistics, count_nodes
-from passes.parse import pipeline_from_text
 from passes.pipeline import Pipeline
 from passes.serialization import load_model, save_model
 
@@ -219,6 +218,7 @@ class _Plan:
 
 
 def _plan(pipeline: str | None, target: TargetRequest | str | None) -> _Plan:
+    from passes.parse import pipeline_from_text
     from targets.base import BuildOptions
 
     steps = default_pipeline() if pipeline is None else pipeline_from_text(pipeline)

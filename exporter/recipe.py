@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from passes.errors import UsageError
-from passes.parse import pipeline_from_text
-from passes.quantize.range_methods import RANGE_METHODS, RangeMethod
-from passes.quantize.static import QuantizeStatic
 from targets.base import PRECISIONS, DimRange, Precision
+
+if TYPE_CHECKING:
+    from passes.quantize.range_methods import RangeMethod
 
 WAIVABLE = ("execution",)
 """Checks that may be waived beforehand: "execution" allows an artifact that has no device here to stay not run."""
@@ -55,7 +54,7 @@ class Recipe:
     targets: tuple[TargetRequest, ...] = (TargetRequest("onnxruntime"),)
     precisions: tuple[Precision, ...] = ("fp32",)
     pipeline: str | None = None
-    quantize: str = QuantizeStatic.name
+    quantize: str = "quantize-static"
     ranges: RangeMethod = "mse"
     gates: tuple[str, ...] = ()
     waive: tuple[str, ...] = ()
@@ -123,6 +122,8 @@ def recipe_from_toml(path: Path) -> Recipe:
 
     Raises UsageError for a missing or malformed file and for unknown keys, with near matches.
     """
+    import tomllib
+
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -158,6 +159,10 @@ def recipe_from_toml(path: Path) -> Recipe:
 
 def checked(recipe: Recipe) -> Recipe:
     """Return the recipe if its values are sound. Raises UsageError for the first that is not."""
+    from passes.parse import pipeline_from_text
+    from passes.quantize.range_methods import RANGE_METHODS
+    from passes.quantize.static import QuantizeStatic
+
     if not recipe.targets:
         raise UsageError("No target is asked for.", hint="For example: --target onnxruntime")
     if not recipe.precisions:

@@ -2,147 +2,133 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field
+
 from passes.base import Pass
-from passes.cleanup.deduplicate_initializers import DeduplicateInitializers
-from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
-from passes.cleanup.eliminate_dead_code import EliminateDeadCode
-from passes.cleanup.fold_branches import FoldBranches
-from passes.cleanup.fold_constants import FoldConstants
-from passes.cleanup.fold_index_arithmetic import FoldIndexArithmetic
-from passes.cleanup.fold_shapes import FoldShapes
-from passes.cleanup.merge_clips import MergeClips
-from passes.cleanup.merge_pads import MergePads
-from passes.cleanup.merge_reshapes import MergeReshapes
-from passes.cleanup.merge_slices import MergeSlices
-from passes.cleanup.remove_identities import RemoveIdentities
-from passes.cleanup.simplify_algebra import SimplifyAlgebra
-from passes.cleanup.upgrade_opset import UpgradeOpset
-from passes.expand.expand_attention import ExpandAttention
-from passes.expand.expand_functions import ExpandFunctions
-from passes.expand.expand_sum import ExpandSum
-from passes.expand.extract_pads import ExtractPads
-from passes.expand.inline_functions import InlineFunctions
-from passes.expand.materialize_broadcasts import MaterializeBroadcasts
-from passes.fusion.fuse_activation import FuseActivation
-from passes.fusion.fuse_attention import FuseAttention
-from passes.fusion.fuse_channel_arithmetic import FuseChannelArithmetic
-from passes.fusion.fuse_conv_batch_norm import FuseConvBatchNorm
-from passes.fusion.fuse_einsum import FuseEinsum
-from passes.fusion.fuse_gelu import FuseGelu
-from passes.fusion.fuse_layer_norm import FuseLayerNorm
-from passes.fusion.fuse_matmul_add import FuseMatmulAdd
-from passes.fusion.fuse_rms_norm import FuseRmsNorm
-from passes.fusion.fuse_rotary_embedding import FuseRotaryEmbedding
-from passes.fusion.fuse_softmax import FuseSoftmax
-from passes.fusion.fuse_sum import FuseSum
-from passes.fusion.pack_qkv import PackQkv
-from passes.fusion.simplify_recurrent import SimplifyRecurrent
-from passes.fusion.unflatten_matmul import UnflattenMatmul
-from passes.legalize.fuse_bias_gelu import FuseBiasGelu
-from passes.legalize.fuse_conv_activation import FuseConvActivation
-from passes.legalize.fuse_embedding_norm import FuseEmbeddingNorm
-from passes.legalize.fuse_gemm_activation import FuseGemmActivation
-from passes.legalize.fuse_matmul_scale import FuseMatmulScale
-from passes.legalize.fuse_skip_norm import FuseSkipNorm
-from passes.legalize.lower_attention import LowerAttention
-from passes.legalize.lower_rotary_embedding import LowerRotaryEmbedding
 from passes.pipeline import Pipeline, Repeat
-from passes.precision.convert_float import ConvertBf16, ConvertFp16
-from passes.quantize.static import QuantizeStatic
+
+_PLACES = {
+    "convert-bf16": "passes.precision.convert_float:ConvertBf16",
+    "convert-fp16": "passes.precision.convert_float:ConvertFp16",
+    "deduplicate-initializers": "passes.cleanup.deduplicate_initializers:DeduplicateInitializers",
+    "eliminate-common-subexpressions": "passes.cleanup.eliminate_common_subexpressions:EliminateCommonSubexpressions",
+    "eliminate-dead-code": "passes.cleanup.eliminate_dead_code:EliminateDeadCode",
+    "expand-attention": "passes.expand.expand_attention:ExpandAttention",
+    "expand-functions": "passes.expand.expand_functions:ExpandFunctions",
+    "expand-sum": "passes.expand.expand_sum:ExpandSum",
+    "extract-pads": "passes.expand.extract_pads:ExtractPads",
+    "fold-branches": "passes.cleanup.fold_branches:FoldBranches",
+    "fold-constants": "passes.cleanup.fold_constants:FoldConstants",
+    "fold-index-arithmetic": "passes.cleanup.fold_index_arithmetic:FoldIndexArithmetic",
+    "fold-shapes": "passes.cleanup.fold_shapes:FoldShapes",
+    "fuse-activation": "passes.fusion.fuse_activation:FuseActivation",
+    "fuse-attention": "passes.fusion.fuse_attention:FuseAttention",
+    "fuse-bias-gelu": "passes.legalize.fuse_bias_gelu:FuseBiasGelu",
+    "fuse-channel-arithmetic": "passes.fusion.fuse_channel_arithmetic:FuseChannelArithmetic",
+    "fuse-conv-activation": "passes.legalize.fuse_conv_activation:FuseConvActivation",
+    "fuse-conv-batch-norm": "passes.fusion.fuse_conv_batch_norm:FuseConvBatchNorm",
+    "fuse-einsum": "passes.fusion.fuse_einsum:FuseEinsum",
+    "fuse-embedding-norm": "passes.legalize.fuse_embedding_norm:FuseEmbeddingNorm",
+    "fuse-gelu": "passes.fusion.fuse_gelu:FuseGelu",
+    "fuse-gemm-activation": "passes.legalize.fuse_gemm_activation:FuseGemmActivation",
+    "fuse-layer-norm": "passes.fusion.fuse_layer_norm:FuseLayerNorm",
+    "fuse-matmul-add": "passes.fusion.fuse_matmul_add:FuseMatmulAdd",
+    "fuse-matmul-scale": "passes.legalize.fuse_matmul_scale:FuseMatmulScale",
+    "fuse-rms-norm": "passes.fusion.fuse_rms_norm:FuseRmsNorm",
+    "fuse-rotary-embedding": "passes.fusion.fuse_rotary_embedding:FuseRotaryEmbedding",
+    "fuse-skip-norm": "passes.legalize.fuse_skip_norm:FuseSkipNorm",
+    "fuse-softmax": "passes.fusion.fuse_softmax:FuseSoftmax",
+    "fuse-sum": "passes.fusion.fuse_sum:FuseSum",
+    "inline-functions": "passes.expand.inline_functions:InlineFunctions",
+    "lower-attention": "passes.legalize.lower_attention:LowerAttention",
+    "lower-rotary-embedding": "passes.legalize.lower_rotary_embedding:LowerRotaryEmbedding",
+    "materialize-broadcasts": "passes.expand.materialize_broadcasts:MaterializeBroadcasts",
+    "merge-clips": "passes.cleanup.merge_clips:MergeClips",
+    "merge-pads": "passes.cleanup.merge_pads:MergePads",
+    "merge-reshapes": "passes.cleanup.merge_reshapes:MergeReshapes",
+    "merge-slices": "passes.cleanup.merge_slices:MergeSlices",
+    "pack-qkv": "passes.fusion.pack_qkv:PackQkv",
+    "quantize-static": "passes.quantize.static:QuantizeStatic",
+    "remove-identities": "passes.cleanup.remove_identities:RemoveIdentities",
+    "simplify-algebra": "passes.cleanup.simplify_algebra:SimplifyAlgebra",
+    "simplify-recurrent": "passes.fusion.simplify_recurrent:SimplifyRecurrent",
+    "unflatten-matmul": "passes.fusion.unflatten_matmul:UnflattenMatmul",
+    "upgrade-opset": "passes.cleanup.upgrade_opset:UpgradeOpset",
+}
+"""Where each pass lies, as module:class. A test holds that each is there and has this name."""
 
 
-def _table(*kinds: type[Pass]) -> dict[str, type[Pass]]:
-    table: dict[str, type[Pass]] = {}
-    for kind in kinds:
-        if kind.name in table:
-            raise ValueError(f"two passes are called '{kind.name}'")
-        table[kind.name] = kind
-    return table
+@dataclass(frozen=True, slots=True)
+class Catalogue(MutableMapping[str, type[Pass]]):
+    """Pass classes by name, each imported when it is first asked for: half of them run for one target only."""
+
+    places: dict[str, str]
+    _loaded: dict[str, type[Pass]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> type[Pass]:
+        if name not in self._loaded:
+            module, _, kind = self.places[name].partition(":")
+            found: type[Pass] = getattr(importlib.import_module(module), kind)
+            self._loaded[name] = found
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, kind: type[Pass]) -> None:
+        self.places[name] = f"{kind.__module__}:{kind.__qualname__}"
+        self._loaded[name] = kind
+
+    def __delitem__(self, name: str) -> None:
+        del self.places[name]
+        self._loaded.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
-PASSES: dict[str, type[Pass]] = _table(
-    ConvertBf16,
-    ConvertFp16,
-    DeduplicateInitializers,
-    EliminateCommonSubexpressions,
-    EliminateDeadCode,
-    ExpandAttention,
-    ExpandFunctions,
-    ExpandSum,
-    ExtractPads,
-    FoldBranches,
-    FoldConstants,
-    FoldIndexArithmetic,
-    FoldShapes,
-    FuseActivation,
-    FuseAttention,
-    FuseBiasGelu,
-    FuseChannelArithmetic,
-    FuseConvActivation,
-    FuseConvBatchNorm,
-    FuseEinsum,
-    FuseEmbeddingNorm,
-    FuseGelu,
-    FuseGemmActivation,
-    FuseLayerNorm,
-    FuseMatmulAdd,
-    FuseMatmulScale,
-    FuseRmsNorm,
-    FuseRotaryEmbedding,
-    FuseSkipNorm,
-    FuseSoftmax,
-    FuseSum,
-    InlineFunctions,
-    LowerAttention,
-    LowerRotaryEmbedding,
-    MaterializeBroadcasts,
-    MergeClips,
-    MergePads,
-    MergeReshapes,
-    MergeSlices,
-    PackQkv,
-    QuantizeStatic,
-    RemoveIdentities,
-    SimplifyAlgebra,
-    SimplifyRecurrent,
-    UnflattenMatmul,
-    UpgradeOpset,
+PASSES = Catalogue(_PLACES)
+
+_CLEANUP = (
+    "fold-constants",
+    "fold-shapes",
+    "fold-branches",
+    "fold-index-arithmetic",
+    "remove-identities",
+    "merge-clips",
+    "merge-reshapes",
+    "merge-pads",
+    "merge-slices",
+    "deduplicate-initializers",
+    "eliminate-common-subexpressions",
+)
+
+_FUSIONS = (
+    "fuse-conv-batch-norm",
+    "simplify-recurrent",
+    "fuse-activation",
+    "fuse-gelu",
+    "fuse-layer-norm",
+    "fuse-rms-norm",
+    "fuse-softmax",
+    "fuse-rotary-embedding",
+    "fuse-channel-arithmetic",
+    "fuse-attention",
+    "fuse-einsum",
+    "unflatten-matmul",
+    "fuse-matmul-add",
+    "fuse-sum",
 )
 
 
 def default_pipeline() -> Pipeline:
     """Return the target-independent pipeline: clean up, raise to standard operators, clean up again."""
-    cleanup = Repeat(
-        (
-            FoldConstants(),
-            FoldShapes(),
-            FoldBranches(),
-            FoldIndexArithmetic(),
-            RemoveIdentities(),
-            MergeClips(),
-            MergeReshapes(),
-            MergePads(),
-            MergeSlices(),
-            DeduplicateInitializers(),
-            EliminateCommonSubexpressions(),
-        )
-    )
-    fusions = (
-        FuseConvBatchNorm(),
-        SimplifyRecurrent(),
-        FuseActivation(),
-        FuseGelu(),
-        FuseLayerNorm(),
-        FuseRmsNorm(),
-        FuseSoftmax(),
-        FuseRotaryEmbedding(),
-        FuseChannelArithmetic(),
-        FuseAttention(),
-        FuseEinsum(),
-        UnflattenMatmul(),
-        FuseMatmulAdd(),
-        FuseSum(),
-    )
-    last = Repeat((SimplifyAlgebra(), *cleanup.steps))  # after the fusions, which look for the longer forms
-    dead = EliminateDeadCode()  # a dead reader of an inner value would stop a fusion
-    return Pipeline((InlineFunctions(), UpgradeOpset(), cleanup, dead, *fusions, last, PackQkv(), dead))
+    cleanup = tuple([PASSES[name]() for name in _CLEANUP])
+    fusions = [PASSES[name]() for name in _FUSIONS]
+    # after the fusions, which look for the longer forms
+    last = Repeat((PASSES["simplify-algebra"](), *cleanup))
+    dead = PASSES["eliminate-dead-code"]()  # a dead reader of an inner value would stop a fusion
+    first = (PASSES["inline-functions"](), PASSES["upgrade-opset"]())
+    return Pipeline((*first, Repeat(cleanup), dead, *fusions, last, PASSES["pack-qkv"](), dead))
