@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from passes.deferred_sympy import import_onnx_ir
 from passes.errors import BadModel, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     import onnx_ir as ir
 
@@ -313,3 +315,16 @@ def read_tensor(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     kind = tensor.dtype.numpy()
     array = np.fromfile(tensor.path, dtype=kind, count=tensor.size, offset=tensor.offset or 0)
     return ir.Tensor(array.reshape(tensor.shape.numpy()), dtype=tensor.dtype, name=tensor.name)
+
+
+def read_rows(tensor: ir.TensorProtocol, start: int, count: int) -> np.ndarray:
+    """Return rows `start` to `start + count` of a tensor; of one that lies in a file nothing else is read or mapped."""
+    import numpy as np
+    import onnx_ir as ir
+
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.raw is not None or tensor.dtype.bitwidth < 8:
+        return tensor.numpy()[start : start + count]
+    rest = tensor.shape.numpy()[1:]
+    width, kind = math.prod(rest), tensor.dtype.numpy()
+    offset = (tensor.offset or 0) + start * width * kind.itemsize
+    return np.fromfile(tensor.path, dtype=kind, count=count * width, offset=offset).reshape(count, *rest)

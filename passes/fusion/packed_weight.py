@@ -17,20 +17,15 @@ if TYPE_CHECKING:
 
 def packed_weight(parts: Sequence[ir.Value], base: str, editor: Editor) -> ir.Value:
     """Return an initializer [K, N1 + N2 + ..] of constants [K, N1], [K, N2], ...; nothing is read yet."""
-    import numpy as np
     import onnx_ir as ir
+
+    from passes.fusion.joined_tensor import JoinedTensor
 
     tensors = [tensor for part in parts if (tensor := constant_tensor(part)) is not None]
     assert len(tensors) == len(parts)
     name = editor.fresh_name(base)
-
-    def join() -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate([_array(tensor) for tensor in tensors], axis=1), dtype=tensors[0].dtype)
-
-    rows, widths = tensors[0].shape.numpy()[0], [tensor.shape.numpy()[1] for tensor in tensors]
-    shape = ir.Shape([rows, sum(widths)])
-    lazy = ir.LazyTensor(join, dtype=tensors[0].dtype, shape=shape, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(lazy.dtype), shape=shape.copy(), const_value=lazy)
+    lazy = JoinedTensor(tensors, name)
+    value = ir.Value(name=name, type=ir.TensorType(lazy.dtype), shape=lazy.shape.copy(), const_value=lazy)
     editor.model.graph.register_initializer(value)
     return value
 

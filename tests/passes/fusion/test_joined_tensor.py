@@ -1,0 +1,58 @@
+"""Matrices side by side, written in blocks of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.fusion import joined_tensor
+from passes.fusion.joined_tensor import JoinedTensor
+
+
+def _in_file(array: np.ndarray, folder: Path, name: str) -> ir.ExternalTensor:
+    (folder / name).write_bytes(b"ahead" + array.tobytes())
+    dtype = ir.DataType.from_numpy(array.dtype)
+    shape = ir.Shape(array.shape)
+    return ir.ExternalTensor(name, 5, array.nbytes, dtype, shape=shape, name=name, base_dir=folder)
+
+
+@pytest.mark.parametrize("bytes_at_once", [1, 200, 1 << 20])
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16, np.int8])
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_what_is_written_is_the_concatenation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int, kind: type, is_mapped: bool
+) -> None:
+    monkeypatch.setattr(joined_tensor, "_BUFFER_BYTES", bytes_at_once)
+    arrays = [np.random.default_rng(width).normal(size=(7, width)).astype(kind) for width in (5, 3, 4)]
+    parts: list[ir.TensorProtocol] = [_in_file(array, tmp_path, f"w{i}") for i, array in enumerate(arrays[:2])]
+    parts.append(ir.Tensor(arrays[2]))
+    if is_mapped:
+        parts[0].numpy()
+    joined = JoinedTensor(parts, "w")
+    wanted = np.concatenate(arrays, axis=1)
+    with (tmp_path / "out").open("wb") as file:
+        joined.tofile(file)
+    assert (tmp_path / "out").read_bytes() == wanted.tobytes()
+    np.testing.assert_array_equal(joined.numpy(), wanted)
+    assert joined.tobytes() == wanted.tobytes()
+    assert tuple(joined.shape.numpy()) == wanted.shape
+
+
+def test_no_whole_part_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    inner = joined_tensor.read_rows
+
+    def counted(part: ir.TensorProtocol, start: int, count: int) -> np.ndarray:
+        read.append(count)
+        return inner(part, start, count)
+
+    monkeypatch.setattr(joined_tensor, "_BUFFER_BYTES", 64)
+    monkeypatch.setattr(joined_tensor, "read_rows", counted)
+    parts = [_in_file(np.ones((8, 4), np.float32), tmp_path, name) for name in "ab"]
+    with (tmp_path / "out").open("wb") as file:
+        JoinedTensor(parts, "w").tofile(file)
+    assert max(read) == 2
