@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, node_label
+from passes.cleanup.keep_line_pads import is_faster_after_pad, keep_before_line
 from passes.cleanup.local_rules import Rule, RuleScope, run_rules
+from passes.cleanup.pad_amounts import Amounts, fill_of, pads_of, spatial_pads, total_pads
 from passes.matching import (
-    constant_integers,
     constant_number,
     input_at,
     integer,
@@ -39,7 +40,9 @@ class MergePads(Pass):
     | constant or edge | Pad | the same mode and number |
 
     Refuses negative pads, other modes, auto_pad other than VALID, pools that round up or would pad a whole window, and
-    a Pad that something else reads as well: it would have to stay.
+    a Pad that something else reads as well: it would have to stay. A Pad before a Conv over a line stays where
+    `passes.line_padding` says that ONNX Runtime is faster so; it takes over the Conv's own padding and names its axes,
+    since ONNX Runtime puts one without them into the Conv.
     """
 
     name: ClassVar[str] = "merge-pads"
@@ -48,46 +51,13 @@ class MergePads(Pass):
         return run_rules(self.name, RULES, model, context)
 
 
-def pads_of(node: ir.Node, scope: RuleScope) -> tuple[list[int], list[int]] | None:
-    """Return what a Pad adds before and after each axis; None where that is not constant."""
-    shape = scope.shape(node.inputs[0])
-    attribute = integers(node, "pads")
-    pads = list(attribute) if attribute is not None else constant_integers(input_at(node, 1))
-    if shape is None or pads is None:
-        return None
-    rank = len(shape)
-    axes = list(range(rank))
-    if input_at(node, 3) is not None:
-        given = constant_integers(node.inputs[3])
-        if given is None:
-            return None
-        axes = [axis % rank for axis in given]
-    if len(pads) != 2 * len(axes):
-        return None
-    begins, ends = [0] * rank, [0] * rank
-    for index, axis in enumerate(axes):
-        begins[axis], ends[axis] = pads[index], pads[index + len(axes)]
-    return begins, ends
-
-
-def _fill(node: ir.Node) -> float | None:
-    if input_at(node, 2) is None:
-        return _number_attribute(node)
-    return constant_number(node.inputs[2])
-
-
-def _number_attribute(node: ir.Node) -> float:
-    attribute = node.attributes.get("value")
-    return 0.0 if attribute is None else attribute.as_float()
-
-
 def _pad_into_readers(pad: ir.Node, scope: RuleScope) -> bool:
     output = pad.outputs[0]
     readers = output.consumers()
     candidates = [reader for reader in readers if is_op(reader, *_READERS) and reader.inputs[0] is output]
     if not candidates:
         return False
-    amounts, fill = pads_of(pad, scope), _fill(pad)
+    amounts, fill = pads_of(pad, scope), fill_of(pad)
     reason = ""
     if output.is_graph_output():
         reason = f"'{output.name}' is an output of the graph"
@@ -109,16 +79,18 @@ def _pad_into_readers(pad: ir.Node, scope: RuleScope) -> bool:
     if reason:
         scope.recorder.refuse(pad, reason, "pad-into-reader")
         return False
+    assert amounts is not None
+    if any(is_faster_after_pad(pad, reader, amounts, scope) for reader in readers):
+        return keep_before_line(pad, amounts, scope)
     if not scope.recorder.may_apply(pad, "pad-into-reader"):
         return False
-    assert amounts is not None
     for reader in readers:
         _take_pads(pad, reader, amounts)
     scope.editor.drop(pad)
     return True
 
 
-def _why_not(pad: ir.Node, reader: ir.Node, amounts: tuple[list[int], list[int]], fill: float) -> str:
+def _why_not(pad: ir.Node, reader: ir.Node, amounts: Amounts, fill: float) -> str:
     label = node_label(reader)
     if any(value is pad.outputs[0] for value in reader.inputs[1:]):
         return f"{label} reads it as a weight"
@@ -132,7 +104,7 @@ def _why_not(pad: ir.Node, reader: ir.Node, amounts: tuple[list[int], list[int]]
     own = integers(reader, "pads") or (0,) * (2 * spatial)
     if any(
         new + old >= kernel[index % spatial]
-        for index, (new, old) in enumerate(zip(_spatial(amounts), own, strict=True))
+        for index, (new, old) in enumerate(zip(spatial_pads(amounts), own, strict=True))
     ):
         return f"{label} would pad a whole window"
     if integer(reader, "ceil_mode", 0):
@@ -165,19 +137,13 @@ def is_non_negative(value: ir.Value | None, *, depth: int = 4) -> bool:
     return is_op(node, *_NON_NEGATIVE)
 
 
-def _spatial(amounts: tuple[list[int], list[int]]) -> list[int]:
-    return [*amounts[0][2:], *amounts[1][2:]]
-
-
-def _take_pads(pad: ir.Node, reader: ir.Node, amounts: tuple[list[int], list[int]]) -> None:
+def _take_pads(pad: ir.Node, reader: ir.Node, amounts: Amounts) -> None:
     import onnx_ir as ir
 
-    new = _spatial(amounts)
-    own = integers(reader, "pads") or (0,) * len(new)
     if is_op(reader, "AveragePool"):
         reader.attributes.add(ir.AttrInt64("count_include_pad", 1))
     reader.attributes.pop("auto_pad", None)
-    reader.attributes.add(ir.AttrInt64s("pads", [first + second for first, second in zip(new, own, strict=True)]))
+    reader.attributes.add(ir.AttrInt64s("pads", total_pads(reader, amounts)))
     reader.replace_input_with(0, pad.inputs[0])
 
 
@@ -194,7 +160,7 @@ def _pad_of_pad(node: ir.Node, scope: RuleScope) -> bool:
     if mode not in ("constant", "edge"):
         scope.recorder.refuse(node, f"two Pads by {mode} are not one", "pad-pad")
         return False
-    if mode == "constant" and (_fill(first) is None or _fill(first) != _fill(node)):
+    if mode == "constant" and (fill_of(first) is None or fill_of(first) != fill_of(node)):
         scope.recorder.refuse(node, f"{node_label(first)} pads another number", "pad-pad")
         return False
     if min(*inner[0], *inner[1], *outer[0], *outer[1]) < 0:

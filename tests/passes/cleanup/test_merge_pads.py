@@ -5,7 +5,8 @@ import onnx_ir as ir
 import pytest
 
 from passes.cleanup.merge_pads import MergePads
-from passes.matching import integer, integers
+from passes.expand.extract_pads import ExtractPads
+from passes.matching import constant_integers, dims_of, integer, integers
 from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
 
 CONSTANTS = """
@@ -127,3 +128,74 @@ def test_two_pads_stay(body: str, reason: str) -> None:
     _, result = rewrite(_model(body), MergePads())
     assert not result.applied
     assert reason in reasons(result)[0]
+
+
+LINE_CONSTANTS = """
+    all_axes = Constant <value = int64[8] {0, 0, 3, 0, 0, 0, 4, 0}> ()
+    on_line = Constant <value = int64[2] {3, 4}> ()
+    line = Constant <value = int64[1] {2}> ()
+    far = Constant <value = int64[8] {0, 0, 16, 0, 0, 0, 16, 0}> ()
+"""
+LINE = "g (float[N,4,16,1] x, float[6,4,8,1] w) => (float[N,6,A,B] y)"
+
+
+def _line_model(body: str, *, opset: int = 23) -> ir.Model:
+    model = graph_from(f"{LINE} {{ {LINE_CONSTANTS} {body} }}", opset=opset)
+    return add_weights(model, w=random_array(6, 4, 8, 1))
+
+
+def _without_constants(model: ir.Model) -> list[str]:
+    return [op for op in operators(model) if op != "Constant"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pads"),
+    [
+        ("p = Pad (x, all_axes) y = Conv (p, w)", [3, 4]),
+        ('p = Pad (x, all_axes) y = Conv <auto_pad = "VALID"> (p, w)', [3, 4]),
+        ("p = Pad (x, all_axes) y = Conv <pads = [1, 0, 0, 0]> (p, w)", [4, 4]),
+        ('p = Pad (x, on_line, "", line) y = Conv <pads = [1, 0, 0, 0]> (p, w)', [4, 4]),
+    ],
+)
+def test_a_pad_before_a_line_names_its_axis_and_does_all_the_padding(body: str, pads: list[int]) -> None:
+    after, result = rewrite(_line_model(body), MergePads())
+    assert [event.rule for event in result.applied] == ["pad-names-axes"]
+    assert _without_constants(after) == ["Pad", "Conv"]
+    pad, conv = list(after.graph)[-2:]
+    assert constant_integers(pad.inputs[1]) == pads
+    assert constant_integers(pad.inputs[3]) == [2]
+    assert dims_of(pad.outputs[0]) == ("N", 4, 16 + sum(pads), 1)
+    assert not any(integers(conv, "pads") or ())
+    again, result = rewrite(after, MergePads())
+    assert not result.applied
+    assert reasons(result) == ["ONNX Runtime is faster when a Pad does a long kernel's padding"]
+    assert rewrite(again, ExtractPads())[1].applied == ()
+
+
+def test_what_extract_pads_takes_out_stays_out() -> None:
+    after, _ = rewrite(_line_model("y = Conv <pads = [3, 0, 4, 0]> (x, w)"), ExtractPads())
+    again, result = rewrite(after, MergePads())
+    assert _without_constants(again) == ["Pad", "Conv"]
+    assert not result.applied
+
+
+def test_a_pad_of_two_lines_stays_once() -> None:
+    model = _line_model(
+        "p = Pad (x, all_axes) a = Conv (p, w) b = Conv <strides = [2, 1]> (p, w) y = Concat <axis = 2> (a, b)"
+    )
+    after, _ = rewrite(model, MergePads())
+    assert _without_constants(after) == ["Pad", "Conv", "Conv", "Concat"]
+    assert rewrite(after, MergePads())[1].applied == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "opset"),
+    [
+        ("p = Pad (x, far) y = Conv <dilations = [2, 1]> (p, w)", 23),  # more taps on zeros than on elements
+        ("p = Pad (x, all_axes) y = Conv (p, w)", 17),  # a Pad cannot name its axes
+    ],
+)
+def test_a_line_that_extract_pads_leaves_alone_is_padded_by_its_conv(body: str, opset: int) -> None:
+    after, _ = rewrite(_line_model(body, opset=opset), MergePads())
+    assert _without_constants(after) == ["Conv"]
+    assert rewrite(after, ExtractPads())[1].applied == ()

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.expand.extract_pads import ExtractPads, _taps_on_elements
+from passes.expand.extract_pads import ExtractPads
 from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
 
 
@@ -84,17 +83,3 @@ def test_a_dequantized_input_is_refused() -> None:
     after, result = rewrite(model, ExtractPads())
     assert "Pad" not in operators(after)
     assert reasons(result) == ["its input is dequantized"]
-
-
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (3, 2), (2, 3)])
-def test_taps_are_counted_as_by_hand(stride: int, dilation: int) -> None:
-    length, size, before, after = 11, 4, 5, 3
-    model = line(
-        f"pads = [{before}, 0, {after}, 0], strides = [{stride}, 1], dilations = [{dilation}, 1]",
-        shape=f"N,4,{length},1",
-        weight=(6, 4, size, 1),
-    )
-    count = (length + before + after - dilation * (size - 1) - 1) // stride + 1
-    places = np.arange(count)[:, None] * stride - before + np.arange(size) * dilation
-    expected = ((places >= 0) & (places < length)).sum(axis=1)
-    np.testing.assert_array_equal(_taps_on_elements(model.graph.node(0), 0), expected)
