@@ -116,12 +116,13 @@ class Pass:
 
     def __str__(self) -> str:
         changed = [
-            f"{option.name}={_option_text(getattr(self, option.name))}"
+            f"{option.name}={option_text(getattr(self, option.name))}"
             for option in fields(self)
             if getattr(self, option.name) != option.default
         ]
         return f"{self.name}{{{','.join(changed)}}}" if changed else self.name
 
 
-def _option_text(value: object) -> str:
+def option_text(value: object) -> str:
+    """Return an option's value as pipeline text."""
     return str(value).lower() if isinstance(value, bool) else str(value)

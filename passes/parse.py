@@ -9,9 +9,11 @@ import typing
 from collections.abc import Mapping
 from dataclasses import fields
 
-from passes.base import Pass
+from passes.base import Pass, option_text
 from passes.errors import UsageError
 from passes.pipeline import Pipeline, Repeat, Step
+
+_EXAMPLE = "For example: 'fold-constants{max_bytes=4096},repeat{rounds=4}(fold-shapes,remove-identities),fuse-gelu'"
 
 _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z][a-z0-9-]*)(?P<options>\{[^{}]*\})?|(?P<sign>[(),]))")
 
@@ -85,7 +87,9 @@ class _Reader:
         return match["sign"]
 
     def error(self, what: str) -> UsageError:
-        return UsageError(f"Pipeline text: {what} at character {self.position}: '{self.text[self.position :][:40]}'")
+        rest = self.text[self.position :][:40]
+        found = f"'{rest}'" if rest else "the text ends there"
+        return UsageError(f"Pipeline text: {what} at character {self.position}: {found}", hint=_EXAMPLE)
 
 
 def _split_options(braced: str | None) -> dict[str, str]:
@@ -95,7 +99,9 @@ def _split_options(braced: str | None) -> dict[str, str]:
             continue
         key, equals, value = item.partition("=")
         if not equals or key.strip() in options:
-            raise UsageError(f"Pipeline text: an option is written once, as name=value; got '{item.strip()}'.")
+            raise UsageError(
+                f"Pipeline text: an option is written once, as name=value; got '{item.strip()}'.", hint=_EXAMPLE
+            )
         options[key.strip()] = value.strip()
     return options
 
@@ -112,11 +118,16 @@ def pass_from_options(kind: type[Pass], options: Mapping[str, str]) -> Pass:
         try:
             values[key] = _value_from_text(text, hints[key])
         except ValueError as error:
-            raise UsageError(f"The option {key} of '{kind.name}': {error}") from error
+            raise UsageError(f"The option {key} of '{kind.name}': {error}", hint=_options_hint(kind)) from error
     try:
         return kind(**values)
     except ValueError as error:
-        raise UsageError(f"The pass '{kind.name}': {error}") from error
+        raise UsageError(f"The pass '{kind.name}': {error}", hint=_options_hint(kind)) from error
+
+
+def _options_hint(kind: type[Pass]) -> str:
+    defaults = ",".join(f"{option.name}={option_text(option.default)}" for option in fields(kind))
+    return f"By default it is {kind.name}{{{defaults}}}."
 
 
 def _value_from_text(text: str, hint: object) -> object:

@@ -148,3 +148,14 @@ def test_two_runs_give_the_same_bytes() -> None:
 
 def test_all_errors_are_of_one_family() -> None:
     assert issubclass(PassBroken, GraphwrightError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["fuse-gelu,", "repeat(fuse-gelu", "repeat", "Fuse", "fold-constants{max_bytes}", "fold-constants{max_bytes=many}",
+     "upgrade-opset{target=3}", "fuse-gelu{fast=true}", "fuse-glu", "repeat{rounds=0}(fuse-gelu)", "fuse-gelu)"],
+)  # fmt: skip
+def test_malformed_text_is_refused_with_the_way_out(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        pipeline_from_text(text)
+    assert caught.value.hint
