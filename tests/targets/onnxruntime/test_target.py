@@ -40,7 +40,7 @@ def test_settings_are_on_record(tmp_path: Path):
         "execution_provider": "CPUExecutionProvider",
         "optimization": "extended",
         "spinning": "on",
-        "operators": "fewest",
+        "operators": "fastest",
         "intra_op_threads": "2",
         "inter_op_threads": "1",
     }
