@@ -14,6 +14,7 @@ from passes.base import Context, PassResult
 from passes.capabilities import PORTABLE, Capabilities
 from passes.catalogue import default_pipeline
 from passes.check import CheckNumerics, CheckReport
+from passes.collection import paused
 from passes.errors import ModelBlocked, UsageError
 from passes.observers import Dump, Observer, PrintAfter, Statistics, count_nodes
 from passes.pipeline import Pipeline
@@ -81,8 +82,12 @@ def run_pipeline(
     pipeline: Pipeline,
     context: Context | None = None,
     debugging: Debugging | None = None,
+    is_consumed: bool = False,
 ) -> tuple[ir.Model, PipelineReport]:
-    """Return a rewritten copy of `model` and the report of every pass that ran; `stage` names it in reports."""
+    """Return a rewritten copy of `model` and the report of every pass that ran; `stage` names it in reports.
+
+    `is_consumed` rewrites `model` itself, for a caller that has no further use for it.
+    """
     debugging = debugging or Debugging()
     statistics = Statistics()
     nodes_before = count_nodes(model)
@@ -93,6 +98,7 @@ def run_pipeline(
         context=context,
         observers=[statistics, *observers],
         limit=debugging.limit,
+        is_consumed=is_consumed,
     )
     report = PipelineReport(
         stage=stage,
@@ -138,6 +144,7 @@ def _check_pass_names(names: Sequence[str], pipeline: Pipeline) -> None:
             )
 
 
+@paused()
 def optimize(
     source: str | Path,
     out: str | Path | None = None,
@@ -162,7 +169,12 @@ def optimize(
     model = load_model(source)
     size_bytes = _size_bytes(source, model)
     rewritten, report = run_pipeline(
-        "optimize", model, pipeline=plan.pipeline, context=Context(capabilities=plan.capabilities), debugging=debugging
+        "optimize",
+        model,
+        pipeline=plan.pipeline,
+        context=Context(capabilities=plan.capabilities),
+        debugging=debugging,
+        is_consumed=True,
     )
     if plan.target is not None:
         blockers = plan.target.blockers(rewritten, plan.options)

@@ -11,20 +11,19 @@ class GraphModel(ir.Model):
     """A model whose `graphs()` costs a tenth: every pass walks it, mostly over graphs without subgraphs."""
 
     @classmethod
-    def copy_of(cls, model: ir.Model) -> GraphModel:
-        """Return a copy that shares the weights of `model`."""
-        copy = model.clone()
+    def of(cls, model: ir.Model) -> GraphModel:
+        """Return `model`'s own graph and functions as such a model; `model` is not to be used any more."""
         return cls(
-            copy.graph,
-            ir_version=copy.ir_version,
-            producer_name=copy.producer_name,
-            producer_version=copy.producer_version,
-            domain=copy.domain,
-            model_version=copy.model_version,
-            doc_string=copy.doc_string,
-            functions=tuple(copy.functions.values()),
-            metadata_props=copy.metadata_props,
-            device_configurations=copy.device_configurations,
+            model.graph,
+            ir_version=model.ir_version,
+            producer_name=model.producer_name,
+            producer_version=model.producer_version,
+            domain=model.domain,
+            model_version=model.model_version,
+            doc_string=model.doc_string,
+            functions=tuple(model.functions.values()),
+            metadata_props=model.metadata_props,
+            device_configurations=model.device_configurations,
         )
 
     def graphs(self) -> Iterator[ir.Graph]:

@@ -52,7 +52,8 @@ def tensor_of_constant(node: ir.Node) -> ir.TensorProtocol | None:
         if attribute.is_ref() or name not in _CONSTANT_ATTRIBUTES:
             return None
         if name == "value":
-            return attribute.as_tensor()
+            tensor: ir.TensorProtocol = attribute.value  # as_tensor() asks a runtime protocol, which takes far longer
+            return tensor
         if name == "value_string":
             return ir.StringTensor([attribute.as_string().encode()], shape=ir.Shape([]))
         dtype = np.float32 if "float" in name else np.int64

@@ -40,21 +40,23 @@ class PassStatistics:
 
 @dataclass
 class Statistics(Observer):
-    """Wall time and node counts, one row for each pass that ran, in order."""
+    """Wall time and node counts, one row for each pass that ran, in order; for one run of a pipeline."""
 
     rows: list[PassStatistics] = field(default_factory=list)
     _started: float = 0.0
-    _nodes: int = 0
+    _nodes: int | None = None
 
     def before(self, step: Pass, model: ir.Model) -> None:
-        self._nodes = count_nodes(model)
+        if self._nodes is None:
+            self._nodes = count_nodes(model)
         self._started = time.perf_counter()
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         seconds = time.perf_counter() - self._started
-        after = count_nodes(model)
+        before = 0 if self._nodes is None else self._nodes
+        self._nodes = count_nodes(model) if result.applied else before
         self.rows.append(
-            PassStatistics(str(step), seconds, self._nodes, after, len(result.applied), len(result.refused))
+            PassStatistics(str(step), seconds, before, self._nodes, len(result.applied), len(result.refused))
         )
 
 

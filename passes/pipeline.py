@@ -57,23 +57,26 @@ class Pipeline:
         context: Context | None = None,
         observers: Sequence[Observer] = (),
         limit: int | None = None,
+        is_consumed: bool = False,
     ) -> tuple[ir.Model, tuple[PassResult, ...]]:
         """Return a rewritten copy of `model`, sharing every weight that no pass changed, and one result per pass run.
 
         `limit` stops after that many rewrites, for bisection. A pass that raises is reported as PassBroken with the
-        pipeline that replays it.
+        pipeline that replays it. `is_consumed` edits `model` itself: the caller has no further use for it.
         """
         context = context or Context()
         if limit is not None:
             context = Context(context.capabilities, Budget(limit), context.ranges)
         from passes.graph_model import GraphModel
 
-        run = _Run(GraphModel.copy_of(model), context, tuple(observers), str(self))
-        for step in self.steps:
-            if isinstance(step, Repeat):
-                run.repeat(step)
-            else:
-                run.once(step)
+        with paused():
+            own = GraphModel.of(model if is_consumed else model.clone())
+            run = _Run(own, context, tuple(observers), str(self))
+            for step in self.steps:
+                if isinstance(step, Repeat):
+                    run.repeat(step)
+                else:
+                    run.once(step)
         return run.model, tuple(run.results)
 
 
@@ -93,8 +96,7 @@ class _Run:
         for observer in self.observers:
             observer.before(step, self.model)
         try:
-            with paused():
-                result = step.run(self.model, self.context)
+            result = step.run(self.model, self.context)
         except GraphwrightError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ import pytest
 
 from passes.fusion import joined_tensor
 from passes.fusion.joined_tensor import JoinedTensor
+from passes.serialization import read_rows
 
 
 def _in_file(array: np.ndarray, folder: Path, name: str) -> ir.ExternalTensor:
@@ -27,7 +28,8 @@ def test_what_is_written_is_the_concatenation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int, kind: type, is_mapped: bool
 ) -> None:
     monkeypatch.setattr(joined_tensor, "_BUFFER_BYTES", bytes_at_once)
-    arrays = [np.random.default_rng(width).normal(size=(7, width)).astype(kind) for width in (5, 3, 4)]
+    made = [np.random.default_rng(width).normal(size=(7, width)) for width in (5, 3, 4)]
+    arrays: list[np.ndarray] = [array.astype(kind) for array in made]
     parts: list[ir.TensorProtocol] = [_in_file(array, tmp_path, f"w{i}") for i, array in enumerate(arrays[:2])]
     parts.append(ir.Tensor(arrays[2]))
     if is_mapped:
@@ -44,11 +46,10 @@ def test_what_is_written_is_the_concatenation(
 
 def test_no_whole_part_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    inner = joined_tensor.read_rows
 
     def counted(part: ir.TensorProtocol, start: int, count: int) -> np.ndarray:
         read.append(count)
-        return inner(part, start, count)
+        return read_rows(part, start, count)
 
     monkeypatch.setattr(joined_tensor, "_BUFFER_BYTES", 64)
     monkeypatch.setattr(joined_tensor, "read_rows", counted)
