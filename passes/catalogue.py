@@ -127,8 +127,8 @@ def default_pipeline() -> Pipeline:
     """Return the target-independent pipeline: clean up, raise to standard operators, clean up again."""
     cleanup = tuple([PASSES[name]() for name in _CLEANUP])
     fusions = [PASSES[name]() for name in _FUSIONS]
-    # after the fusions, which look for the longer forms
-    last = Repeat((PASSES["simplify-algebra"](), *cleanup))
+    # simplify-algebra after the fusions, which look for the longer forms; what one fusion makes, another may need
+    raised = Repeat((*fusions, PASSES["simplify-algebra"](), *cleanup))
     dead = PASSES["eliminate-dead-code"]()  # a dead reader of an inner value would stop a fusion
     first = (PASSES["inline-functions"](), PASSES["upgrade-opset"]())
-    return Pipeline((*first, Repeat(cleanup), dead, *fusions, last, PASSES["pack-qkv"](), dead))
+    return Pipeline((*first, Repeat(cleanup), dead, raised, PASSES["pack-qkv"](), dead))
