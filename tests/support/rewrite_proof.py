@@ -108,6 +108,8 @@ def _broken(
         try:
             new = run_anywhere(proto, feed, first=run.runtime)
         except CannotRun as error:
+            if run.runtime == "reference" and any(node.domain for node in proto.graph.node):
+                return  # ONNX Runtime lacks a kernel of the untouched graph too, and the reference its own operators
             yield "does not run", f"inputs {index}: {error}"
             return
         rtol, atol = _tolerance(model)
