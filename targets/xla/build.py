@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from targets.xla.bounds import signature_of, weight_shapes
 from targets.xla.chips import HBM_SOURCE, chip_of
 from targets.xla.lowering.program import Program
 from targets.xla.settings import Settings, settings_from
-from targets.xla.symbols import symbol_names
 from targets.xla.weights import FILE_NAME as WEIGHTS_FILE
 from targets.xla.weights import weights_of, write_weights
 
@@ -42,6 +42,7 @@ class Exported:
     outputs: tuple[TensorSpec, ...]
     int8: tuple[str, ...]
     bounds: tuple[str, ...]
+    symbols: Mapping[str, str]
 
 
 def build_artifact(model: ir.Model, out: Path, options: BuildOptions) -> Artifact:
@@ -62,7 +63,7 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions) -> Artifac
         "platforms": list(exported.platforms),
         "weights": len(weights),
         "bounds": list(exported.bounds),
-        "symbols": symbol_names(exported.inputs),
+        "symbols": exported.symbols,
     }
     if settings.topology:
         details |= _compiled_ahead(out, settings, options)
@@ -116,7 +117,8 @@ def export_program(model: ir.Model, settings: Settings, options: BuildOptions) -
         weights = weight_shapes(model, settings)
         platforms, exported = _exported(export, jax.jit(function), weights, signature.inputs())
     names = [str(value.name) for value in model.graph.outputs]
-    back = {plain: name for name, plain in symbol_names(specs).items()}
+    symbols = signature.expressions()
+    back = {size: name for name, size in symbols.items()}
     outputs = tuple(
         TensorSpec(
             name, aval.dtype.name, tuple(d if isinstance(d, int) else back.get(str(d), str(d)) for d in aval.shape)
@@ -124,7 +126,7 @@ def export_program(model: ir.Model, settings: Settings, options: BuildOptions) -
         for name, aval in zip(names, exported.out_avals, strict=True)
     )
     int8 = tuple(sorted(program.int8_nodes))
-    return Exported(bytes(exported.serialize()), platforms, specs, outputs, int8, signature.bounds)
+    return Exported(bytes(exported.serialize()), platforms, specs, outputs, int8, signature.restrictions(), symbols)
 
 
 def _exported(export: Any, function: Any, weights: Any, inputs: Any) -> tuple[tuple[str, ...], Any]:

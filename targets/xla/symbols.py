@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,15 +49,32 @@ def dim_name(spec: TensorSpec, axis: int) -> str:
     return dim if isinstance(dim, str) and dim else f"{spec.name}[{axis}]"
 
 
-def symbolic_inputs(specs: Sequence[TensorSpec], bounds: Sequence[str] = ()) -> list[Any]:
+def expressions_of(specs: Sequence[TensorSpec], multiples: Mapping[str, int]) -> dict[str, str]:
+    """Return each dimension's name in the model -> its size in jax's notation: "height", or "4*height_over_4".
+
+    multiples: the dimensions that are taken in multiples of a number, by their names in the model.
+    """
+    names = symbol_names(specs)
+    expressions = dict(names)
+    for name, factor in multiples.items():
+        part = f"{names[name]}_over_{factor}"
+        while part in names.values():
+            part += "_"
+        expressions[name] = f"{factor}*{part}"
+    return expressions
+
+
+def symbolic_inputs(
+    specs: Sequence[TensorSpec], bounds: Sequence[str] = (), multiples: Mapping[str, int] = MappingProxyType({})
+) -> list[Any]:
     """Return a jax.ShapeDtypeStruct for each input, its open dimensions symbolic in one scope under `bounds`."""
     import jax
     from jax import export
 
-    names = symbol_names(specs)
+    sizes = expressions_of(specs, multiples)
     symbols: dict[str, Any] = {}
-    if names:
-        symbols = dict(zip(names, export.symbolic_shape(", ".join(names.values()), constraints=bounds), strict=True))
+    if sizes:
+        symbols = dict(zip(sizes, export.symbolic_shape(", ".join(sizes.values()), constraints=bounds), strict=True))
     return [
         jax.ShapeDtypeStruct(
             tuple(

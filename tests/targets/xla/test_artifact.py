@@ -143,6 +143,35 @@ def test_a_symbolic_quotient_is_cut_toward_zero(tmp_path: Path):
             }
 
 
+HALVES = """g (float[batch, 1, height, 8] x) => (float[batch, 2, height, 8] y, float[batch, 1, h, 4] half) {
+    half = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w)
+    whole = ConvTranspose <strides = [2, 2]> (half, v)
+    y = Concat <axis = 1> (x, whole)
+}"""
+
+
+def test_what_is_halved_and_doubled_takes_even_sizes(tmp_path: Path):
+    model = model_from(HALVES, w=np.ones((1, 1, 3, 3), np.float32), v=np.ones((1, 1, 2, 2), np.float32))
+    artifact = XlaTarget().build(model, tmp_path, BuildOptions())
+    assert artifact.manifest.details["bounds"] == ["height is a multiple of 2"]
+    assert artifact.manifest.outputs[0].shape == ("batch", 2, "height", 8)
+    assert artifact.manifest.outputs[1].shape == ("batch", 1, "height_over_2", 4)
+    with XlaTarget().open(artifact) as runner:
+        for height in (2, 10):
+            feeds = {"x": np.random.default_rng(height).standard_normal((3, 1, height, 8)).astype(np.float32)}
+            for name, value in runner(feeds).items():
+                np.testing.assert_allclose(value, unoptimized(model, feeds)[name], rtol=0, atol=1e-5)
+        with pytest.raises(UsageError, match="sizes") as refused:
+            runner({"x": np.ones((3, 1, 5, 8), np.float32)})
+        assert "height is a multiple of 2" in refused.value.hint
+
+
+def test_samples_of_an_odd_size_keep_a_halved_graph_blocked():
+    model = model_from(HALVES, w=np.ones((1, 1, 3, 3), np.float32), v=np.ones((1, 1, 2, 2), np.float32))
+    found = XlaTarget().blockers(model, BuildOptions(dims={"height": DimRange(2, 4, 7)}))
+    assert [blocker.operator for blocker in found] == ["Concat"]
+
+
 def test_a_table_of_positions_bounds_the_sequence(tmp_path: Path):
     model = positions()
     artifact = build(model, tmp_path)
