@@ -9,16 +9,14 @@ from passes.base import Context, Pass, PassResult
 from passes.dimensions import Dim, Dims
 from passes.editing import Editor
 from passes.fusion.norm_pattern import (
+    ArithmeticNorm,
+    arithmetic_norm,
     fitted,
     fixed_tail,
-    mean_and_epsilon,
-    mean_axes,
     narrowed,
     next_with,
-    normalized,
-    square_of,
 )
-from passes.matching import constant_array, dims_of, first_shared, is_op, opset_of, producer_of, raised_rank
+from passes.matching import constant_array, dims_of, first_shared, is_op, opset_of, raised_rank
 from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ class FuseLayerNorm(Pass):
             for node in list(graph):
                 if node.graph is not graph or not is_op(node, "Div", "Mul"):
                     continue
-                match = _match(node, facts)
+                match = arithmetic_norm(node, facts)
                 if match is None:
                     continue
                 if opset_of(model) < OPSET_OF_LAYER_NORM:
@@ -66,41 +64,7 @@ class FuseLayerNorm(Pass):
         return recorder.result()
 
 
-@dataclass(frozen=True, slots=True)
-class _Match:
-    value: ir.Value
-    axes: tuple[int, ...]  # from the end
-    epsilon: float
-    nodes: tuple[ir.Node, ...]
-
-
-def _match(node: ir.Node, facts: ShapeFacts) -> _Match | None:
-    found = normalized(node)
-    under = None if found is None else mean_and_epsilon(found[1])
-    if found is None or under is None:
-        return None
-    centred, _, inverse_nodes = found
-    variance, epsilon, add_nodes = under
-    mean_square = producer_of(variance, "ReduceMean")
-    axes = mean_axes(mean_square, facts)
-    if mean_square is None or not axes:
-        return None
-    square = square_of(mean_square.inputs[0])
-    subtract = producer_of(centred, "Sub")
-    if square is None or subtract is None or subtract.inputs[0] is None:
-        return None
-    again = producer_of(square[0], "Sub")
-    same = square[0] is centred or (again is not None and tuple(again.inputs) == tuple(subtract.inputs))
-    mean = producer_of(subtract.inputs[1], "ReduceMean")
-    if not same or again is None or mean is None or mean.inputs[0] is not subtract.inputs[0]:
-        return None
-    if mean_axes(mean, facts) != axes:
-        return None
-    inner = dict.fromkeys((mean, subtract, again, *square[1], mean_square, *add_nodes, *inverse_nodes))
-    return _Match(subtract.inputs[0], tuple(axes), epsilon, tuple(inner))
-
-
-def _fuse(node: ir.Node, match: _Match, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
+def _fuse(node: ir.Node, match: ArithmeticNorm, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
     import numpy as np
 
     value, last = match.value, node

@@ -122,6 +122,43 @@ def _inverse_root_of(value: ir.Value | None) -> Root | None:
 
 
 @dataclass(frozen=True, slots=True)
+class ArithmeticNorm:
+    """The value that is normalized, over which axes (from the end), and the nodes before the last one."""
+
+    value: ir.Value
+    axes: tuple[int, ...]
+    epsilon: float
+    nodes: tuple[ir.Node, ...]
+
+
+def arithmetic_norm(node: ir.Node, facts: ShapeFacts) -> ArithmeticNorm | None:
+    """Return what `node` normalizes where it is (x - mean) / sqrt(variance + epsilon), over any axes."""
+    found = normalized(node)
+    under = None if found is None else mean_and_epsilon(found[1])
+    if found is None or under is None:
+        return None
+    centred, _, inverse_nodes = found
+    variance, epsilon, add_nodes = under
+    mean_square = producer_of(variance, "ReduceMean")
+    axes = mean_axes(mean_square, facts)
+    if mean_square is None or not axes:
+        return None
+    square = square_of(mean_square.inputs[0])
+    subtract = producer_of(centred, "Sub")
+    if square is None or subtract is None or subtract.inputs[0] is None:
+        return None
+    again = producer_of(square[0], "Sub")
+    same = square[0] is centred or (again is not None and tuple(again.inputs) == tuple(subtract.inputs))
+    mean = producer_of(subtract.inputs[1], "ReduceMean")
+    if not same or again is None or mean is None or mean.inputs[0] is not subtract.inputs[0]:
+        return None
+    if mean_axes(mean, facts) != axes:
+        return None
+    inner = dict.fromkeys((mean, subtract, again, *square[1], mean_square, *add_nodes, *inverse_nodes))
+    return ArithmeticNorm(subtract.inputs[0], tuple(axes), epsilon, tuple(inner))
+
+
+@dataclass(frozen=True, slots=True)
 class Narrowing:
     """The Casts around a norm that computes in float32 what is kept in a narrower type."""
 

@@ -52,6 +52,7 @@ class OnnxRuntimeTarget:
         from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
         from passes.cleanup.eliminate_dead_code import EliminateDeadCode
         from passes.expand.expand_functions import ExpandFunctions
+        from passes.expand.expand_group_normalization import ExpandGroupNormalization
         from passes.expand.extract_pads import ExtractPads
         from passes.expand.materialize_broadcasts import MaterializeBroadcasts
         from passes.legalize.fuse_bias_gelu import FuseBiasGelu
@@ -75,8 +76,8 @@ class OnnxRuntimeTarget:
             FuseGemmActivation(),
             FuseMatmulScale(),
         )
-        expanded = (ExpandFunctions(), MaterializeBroadcasts(), EliminateCommonSubexpressions(), EliminateDeadCode())
-        return Pipeline((*own, *expanded))
+        expanded = (ExpandGroupNormalization(), ExpandFunctions(), MaterializeBroadcasts())
+        return Pipeline((*own, *expanded, EliminateCommonSubexpressions(), EliminateDeadCode()))
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         from targets.onnxruntime.blockers import find_blockers

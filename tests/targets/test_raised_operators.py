@@ -102,6 +102,13 @@ FORMS: dict[str, tuple[str, str, str]] = {
         "y = LayerNormalization <axis = 1, epsilon = 0.001> (x, w, o)",
     ),
     "group": (CHANNELS, CHANNELS_OUT, "y = GroupNormalization <num_groups = 2> (x, w, o)"),
+    "group_of_all": (CHANNELS, CHANNELS_OUT, "y = GroupNormalization <num_groups = 1> (x, w, o)"),
+    "group_of_one": (CHANNELS, CHANNELS_OUT, "y = GroupNormalization <num_groups = 4> (x, w, o)"),
+    "group_of_pictures": (
+        "float[b, 4, s, t] x, float[4] w, float[4] o",
+        "float[b, 4, s, t] y",
+        "y = GroupNormalization <epsilon = 0.001, num_groups = 2> (x, w, o)",
+    ),
     "instance": (CHANNELS, CHANNELS_OUT, "y = InstanceNormalization (x, w, o)"),
     "gelu": (X, Y, "y = Gelu (x)"),
     "gelu_tanh": (X, Y, 'y = Gelu <approximate = "tanh"> (x)'),
