@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from passes.dimensions import Dim, Dims, product
+from passes.dimensions import Dim, Dims, quotient
+from passes.fusion.attention_layout import Source, source_of
+from passes.fusion.attention_merge import SWAP_LEADING, leave_merge, merge_of
 from passes.fusion.attention_scope import AttentionScope
-from passes.matching import constant_integers, integer, integers, is_op, other_readers, producer_of
+from passes.matching import integer, is_op, producer_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,17 +21,19 @@ _SWAP_HEADS = (0, 2, 1, 3)
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """`source` [B, S, H * D] split into heads, and rotated by `rotary` where that is set."""
+    """`source` split into heads, and rotated by `rotary` where that is set."""
 
-    source: ir.Value
+    source: Source
     heads: int
-    shape: Dims  # of the source
+    shape: Dims  # [B, S, H * D]
     rotary: ir.Node | None
 
 
 def absorb_heads(node: ir.Node, scope: AttentionScope) -> ir.Node:
     """Return the Attention of rank 3 where all three inputs are split and the output is merged; else `node`.
 
+    The split may be any chain of moves (attention_layout.py), also of a tensor that holds sequence first, or query, key
+    and value side by side: that costs one Transpose, and one Split, for all three.
     A RotaryEmbedding between split and Attention is moved to [B, S, H * D] too. Where something else reads the split or
     rotated heads, an output of the graph for one, these stay beside it.
     """
@@ -41,13 +45,18 @@ def absorb_heads(node: ir.Node, scope: AttentionScope) -> ir.Node:
         return node
     found = [split for split in splits if split is not None]
     reason = _refusal(splits, found)
-    merge = reason or _merge(node, facts)
+    merge = reason or merge_of(node, facts)
     if isinstance(merge, str):
         scope.recorder.refuse(node, merge, "heads")
         return node
     if not scope.recorder.may_apply(node, "heads"):
         return node
-    sources = [split.source if split.rotary is None else _flat_rotary(split, scope) for split in found]
+    made: dict[ir.Value, ir.Value] = {}
+    flats = [_flat(split, node, scope, made) for split in found]
+    sources = [
+        flat if split.rotary is None else _flat_rotary(flat, split, scope)
+        for flat, split in zip(flats, found, strict=True)
+    ]
     batch, length, width = found[0].shape[0], found[0].shape[1], merge.width
     new = scope.insert(
         node,
@@ -69,15 +78,10 @@ def absorb_heads(node: ir.Node, scope: AttentionScope) -> ir.Node:
         name, old.name = old.name, None
         old.replace_all_uses_with(present, replace_graph_outputs=True)
         present.name = name
-    if merge.is_flat:
-        scope.editor.take_over(merge.reshapes[0].outputs[0], new)
-    else:
-        for reshape in merge.reshapes:
-            reshape.replace_input_with(0, new)
-        scope.editor.drop(merge.swap)
-    for split in found:
+    leave_merge(merge, new, scope)
+    for flat, split in zip(flats, found, strict=True):
         if split.rotary is not None:
-            _leave_rotary(split.rotary, split, fused, scope)
+            _leave_rotary(split.rotary, flat, split, fused, scope)
     return fused
 
 
@@ -90,34 +94,76 @@ def _refusal(splits: list[_Split | None], found: list[_Split]) -> str:
 
 
 def _split(value: ir.Value | None, facts: ShapeFacts) -> _Split | None:
-    """Return the [B, S, H * D] tensor behind Transpose(Reshape(..)), with a RotaryEmbedding after it or none."""
+    """Return what holds the heads `value` side by side, with a RotaryEmbedding after it or none."""
     rotary = producer_of(value, "RotaryEmbedding")
     if rotary is not None:
         value = rotary.inputs[0]
-    transpose = producer_of(value, "Transpose")
-    if transpose is None or integers(transpose, "perm") != _SWAP_HEADS:
+    shape, source = facts.shape(value), source_of(value, facts)
+    if shape is None or source is None or shape[1] is None or shape[1].fixed is None:
         return None
-    reshape = producer_of(transpose.inputs[0], "Reshape")
-    if reshape is None:
-        return None
-    flat, view = facts.shape(reshape.inputs[0]), facts.shape(reshape.outputs[0])
-    source = reshape.inputs[0]
-    if flat is None or view is None or source is None or len(flat) != 3 or len(view) != 4:
-        return None
-    heads = view[2]
-    if None in (*flat, *view) or flat[:2] != view[:2] or heads is None or heads.fixed is None:
-        return None
-    return _Split(source, heads.fixed, flat, rotary) if product(view[2:]) == flat[2] else None
+    batch, sequence = (source.shape[1], source.shape[0]) if source.is_swapped else source.shape[:2]
+    width = quotient(source.shape[2], Dim(source.parts))
+    return _Split(source, shape[1].fixed, (batch, sequence, width), rotary)
 
 
-def _flat_rotary(split: _Split, scope: AttentionScope) -> ir.Value:
+def _flat(split: _Split, node: ir.Node, scope: AttentionScope, made: dict[ir.Value, ir.Value]) -> ir.Value:
+    """Return the tensor [B, S, H * D], made right after the source where that is not it already."""
+    source, value = split.source, split.source.value
+    name, batch_first = str(value.name), (*split.shape[:2], source.shape[2])
+    if source.is_swapped:
+        if value not in made:
+            made[value] = scope.insert(
+                node,
+                "Transpose",
+                [value],
+                name=f"{name}_batch_first",
+                shape=batch_first,
+                dtype=value.dtype,
+                attributes={"perm": list(SWAP_LEADING)},
+            )
+            _move_behind(value, made[value], node)
+        value = made[value]
+    if source.parts == 1:
+        return value
+    if value not in made:
+        made[value] = scope.insert(
+            node,
+            "Split",
+            [value],
+            name=f"{name}_part",
+            shape=split.shape,
+            dtype=value.dtype,
+            attributes={"axis": -1, "num_outputs": source.parts},
+            outputs=source.parts,
+        )
+        _move_behind(value, made[value], node)
+    maker = made[value].producer()
+    assert maker is not None
+    for part in maker.outputs:
+        scope.state_shape(part, split.shape)
+    return maker.outputs[source.index]
+
+
+def _move_behind(value: ir.Value, new: ir.Value, node: ir.Node) -> None:
+    """Move the node that makes `new`, put before `node`, to right behind the one that makes `value`."""
+    maker, producer, graph = new.producer(), value.producer(), node.graph
+    assert maker is not None
+    assert graph is not None
+    graph.remove(maker)
+    if producer is not None and producer.graph is graph:
+        graph.insert_after(producer, maker)
+    else:
+        graph.insert_before(graph.node(0), maker)
+
+
+def _flat_rotary(flat: ir.Value, split: _Split, scope: AttentionScope) -> ir.Value:
     """Return the rotated [B, S, H * D] tensor, computed where the rotation of heads was."""
     rotary = split.rotary
     assert rotary is not None
     existing = next(
         (
             reader.outputs[0]
-            for reader in split.source.consumers()
+            for reader in flat.consumers()
             if is_op(reader, "RotaryEmbedding")
             and reader.inputs[1:] == rotary.inputs[1:]
             and reader.graph is rotary.graph
@@ -130,7 +176,7 @@ def _flat_rotary(split: _Split, scope: AttentionScope) -> ir.Value:
     return scope.insert(
         rotary,
         "RotaryEmbedding",
-        [split.source, *rotary.inputs[1:]],
+        [flat, *rotary.inputs[1:]],
         name=str(rotary.outputs[0].name),
         shape=split.shape,
         dtype=rotary.outputs[0].dtype,
@@ -138,7 +184,7 @@ def _flat_rotary(split: _Split, scope: AttentionScope) -> ir.Value:
     )
 
 
-def _leave_rotary(rotary: ir.Node, split: _Split, fused: ir.Node, scope: AttentionScope) -> None:
+def _leave_rotary(rotary: ir.Node, source: ir.Value, split: _Split, fused: ir.Node, scope: AttentionScope) -> None:
     """Give other readers of the rotated heads the heads of the flat rotation, and drop the rotation of heads."""
     import numpy as np
 
@@ -147,7 +193,7 @@ def _leave_rotary(rotary: ir.Node, split: _Split, fused: ir.Node, scope: Attenti
     if rotary.graph is None:
         return
     shape = scope.facts.shape(output)
-    flat = next(value for value in fused.inputs if value is not None and _rotates(value.producer(), split.source))
+    flat = next(value for value in fused.inputs if value is not None and _rotates(value.producer(), source))
     size = split.shape[2]
     width = -1 if size is None or size.fixed is None else size.fixed // split.heads
     target = scope.editor.constant(np.array([0, 0, split.heads, width], dtype=np.int64), f"{output.name}_split")
@@ -162,50 +208,3 @@ def _leave_rotary(rotary: ir.Node, split: _Split, fused: ir.Node, scope: Attenti
 
 def _rotates(node: ir.Node | None, source: ir.Value) -> bool:
     return is_op(node, "RotaryEmbedding") and node is not None and node.inputs[0] is source
-
-
-@dataclass(frozen=True, slots=True)
-class _Merge:
-    """Transpose, then Reshapes of the result: one to [B, S, H * D] (`is_flat`), or to [B * S, H * D] and the like."""
-
-    swap: ir.Node
-    reshapes: tuple[ir.Node, ...]
-    width: Dim | None
-    is_flat: bool
-
-
-def _merge(node: ir.Node, facts: ShapeFacts) -> _Merge | str:
-    """Return the Reshapes that merge the heads of the output, or why there are none."""
-    output = node.outputs[0]
-    readers = output.consumers()
-    if not readers or readers[0].op_type != "Transpose" or integers(readers[0], "perm") != _SWAP_HEADS:
-        return "the heads of the result are not merged"
-    reason = other_readers(output, readers[0])
-    if reason:
-        return reason
-    swapped = readers[0].outputs[0]
-    reshapes = tuple(reader for reader in swapped.consumers() if is_op(reader, "Reshape"))
-    if not reshapes or any(one.inputs[0] is not swapped or one.graph is not node.graph for one in reshapes):
-        return "the heads of the result are not merged"
-    reason = other_readers(swapped, *reshapes)
-    if reason:
-        return reason
-    before = facts.shape(swapped)
-    if before is None or None in before:
-        return "the shape of the merged result is not known"
-    width = product(before[2:])
-    whole = (*before[:2], width)
-    if not all(_is_merging(one, whole, facts) for one in reshapes):
-        return "the shape of the merged result is not known"
-    is_flat = len(reshapes) == 1 and facts.shape(reshapes[0].outputs[0]) == whole
-    return _Merge(readers[0], reshapes, width, is_flat)
-
-
-def _is_merging(reshape: ir.Node, whole: Dims, facts: ShapeFacts) -> bool:
-    """Return whether the Reshape gives the same of [B, S, H * D] as of [B, S, H, D]."""
-    if facts.shape(reshape.outputs[0]) == whole:
-        target = constant_integers(reshape.inputs[1])
-        return target is None or 0 not in target[2:]
-    target = constant_integers(reshape.inputs[1])
-    # a 0 copies a dimension by its place, and the two agree in the first two only
-    return target is not None and 0 not in target[2:]
