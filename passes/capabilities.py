@@ -41,6 +41,7 @@ class Capabilities:
     """A runtime's limits.
 
     kernels: "Op" or "domain::Op" names with a kernel; None means the whole standard operator set up to `opset_limit`.
+    withheld: kernels that the runtime has and that are left out of `kernels` since they do not pay, and why.
     kernel_types: for some of them, the types of the operator's data ("FLOAT", "FLOAT16") that the kernel takes.
     precisions: the precisions it computes in, of "fp32", "fp16", "bf16", "int8", "fp8".
     typed_precisions: the ones that the graph's own types must carry; for the others the runtime is told at build time.
@@ -55,6 +56,7 @@ class Capabilities:
     dynamic_shapes: bool = True
     quantization: QuantizationSupport = field(default_factory=QuantizationSupport)
     kernel_types: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
+    withheld: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def has_kernel(self, op_type: str, *, domain: str = "", dtype: str = "") -> bool:
         """Return whether the runtime executes this operator itself, on data of type `dtype` where that is given."""

@@ -22,12 +22,20 @@ def has_contrib(context: Context, *op_types: str) -> bool:
     return any(context.capabilities.has_kernel(op_type, domain=DOMAIN) for op_type in op_types)
 
 
+def concerns_contrib(context: Context, *op_types: str) -> bool:
+    """Return whether the runtime has, or withholds with a reason to tell, one of these operators of com.microsoft."""
+    withheld = context.capabilities.withheld
+    return has_contrib(context, *op_types) or any(f"{DOMAIN}::{op_type}" in withheld for op_type in op_types)
+
+
 def lacks_kernel(context: Context, op_type: str, value: ir.Value | None) -> str:
     """Return why the runtime cannot execute the operator on this data; empty when it can."""
     if value is None or value.dtype is None:
         return "the type of its data is not known"
     if context.capabilities.has_kernel(op_type, domain=DOMAIN, dtype=value.dtype.name):
         return ""
+    if f"{DOMAIN}::{op_type}" in context.capabilities.withheld:
+        return f"{DOMAIN} {op_type} does not pay: {context.capabilities.withheld[f'{DOMAIN}::{op_type}']}"
     return f"the target has no {DOMAIN} {op_type} for {value.dtype.name}"
 
 

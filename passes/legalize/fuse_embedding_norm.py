@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.dimensions import Dim
 from passes.editing import Editor
-from passes.legalize.contrib import has_contrib, insert_contrib, lacks_kernel
+from passes.legalize.contrib import concerns_contrib, insert_contrib, lacks_kernel
 from passes.matching import (
     constant_tensor,
     has_reference,
@@ -45,7 +45,7 @@ class FuseEmbeddingNorm(Pass):
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         recorder = context.recorder(self.name)
-        if not has_contrib(context, _FUSED):
+        if not concerns_contrib(context, _FUSED):
             return recorder.result()
         facts = infer_shapes(model)
         editor = Editor(model)

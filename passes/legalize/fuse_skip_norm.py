@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.dimensions import Dim
 from passes.editing import Editor
-from passes.legalize.contrib import has_contrib, insert_contrib, lacks_kernel, quantized_beside
+from passes.legalize.contrib import concerns_contrib, insert_contrib, lacks_kernel, quantized_beside
 from passes.matching import (
     has_reference,
     input_at,
@@ -46,7 +46,7 @@ class FuseSkipNorm(Pass):
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         recorder = context.recorder(self.name)
-        if not has_contrib(context, *_FUSED.values()):
+        if not concerns_contrib(context, *_FUSED.values()):
             return recorder.result()
         facts = infer_shapes(model)
         editor = Editor(model)
@@ -54,7 +54,7 @@ class FuseSkipNorm(Pass):
             for node in list(graph):
                 if node.graph is not graph or not is_op(node, *_FUSED) or has_reference(node):
                     continue
-                if not has_contrib(context, _FUSED[node.op_type]):
+                if not concerns_contrib(context, _FUSED[node.op_type]):
                     continue
                 found = list(_sums(node))
                 if not found:

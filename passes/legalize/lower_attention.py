@@ -10,7 +10,7 @@ from passes.dimensions import Dim, Dims
 from passes.editing import Editor
 from passes.legalize.attention_mask import Mask, MaskWriter, mask_of
 from passes.legalize.attention_projection import packed_projection, separate_biases, split_bias
-from passes.legalize.contrib import has_contrib, insert_contrib, lacks_kernel
+from passes.legalize.contrib import concerns_contrib, has_contrib, insert_contrib, lacks_kernel
 from passes.matching import constant_tensor, has_reference, input_at, integer, is_op, number
 from passes.shapes import ShapeFacts, infer_shapes
 
@@ -27,17 +27,19 @@ class LowerAttention(Pass):
     Attention on [B, S, H * D] with as many key heads as query heads. Where query, key and value are the three parts of
     one product x @ W + b, product and Split become part of com.microsoft Attention. Otherwise MultiHeadAttention takes
     the three, their biases, and the key/value cache. A mask that Where(seen [B, 1, 1, T], 0, h) spells is handed over
-    as the integers seen [B, T] with h as filter value; any other additive mask as attention_bias.
-    Refuses boolean masks and masks that may hold -inf (a wholly masked row yields 0 in Attention, and not there), masks
-    that are not provably of [B or 1, H or 1, S, T], causal attention of S queries to T other keys, which com.microsoft
-    aligns at the last key, softcap, the score output, grouped heads, and types without a kernel.
+    as the integers seen [B, T] with h as filter value; any other additive mask as attention_bias. A wholly masked row
+    yields 0 in Attention where the mask is of booleans or -inf, and not there: for such paddings, the result is
+    multiplied by 1 or 0, computed once for all layers.
+    Refuses other boolean masks and masks that may hold -inf, masks that are not provably of [B or 1, H or 1, S, T],
+    causal attention of S queries to T other keys, which com.microsoft aligns at the last key, softcap, the score
+    output, grouped heads, and types without a kernel.
     """
 
     name: ClassVar[str] = "lower-attention"
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         recorder = context.recorder(self.name)
-        if not has_contrib(context, "Attention", "MultiHeadAttention"):
+        if not concerns_contrib(context, "Attention", "MultiHeadAttention"):
             return recorder.result()
         facts = infer_shapes(model)
         editor = Editor(model)
@@ -132,7 +134,7 @@ def _to_attention(node: ir.Node, mask: Mask, masks: MaskWriter, facts: ShapeFact
     inputs = [packed.x, packed.weight, packed.bias, masks.padding(node, mask), None, masks.bias(node, mask)]
     output = node.outputs[0]
     fused = insert_contrib(masks.editor, node, "Attention", inputs, like=output, attributes=attributes)
-    masks.editor.take_over(output, fused)
+    masks.editor.take_over(output, masks.zeroed(node, mask, fused))
 
 
 def _fixed(facts: ShapeFacts, value: ir.Value | None) -> int:
@@ -162,7 +164,7 @@ def _to_multi_head(node: ir.Node, mask: Mask, masks: MaskWriter, facts: ShapeFac
     for old, kept in zip(node.outputs[1:3], new.outputs[1:], strict=False):
         kept.name, kept.type = masks.editor.fresh_name(f"{node.outputs[0].name}_cache"), old.type
         masks.editor.take_over(old, kept)
-    masks.editor.take_over(node.outputs[0], fused)
+    masks.editor.take_over(node.outputs[0], masks.zeroed(node, mask, fused))
 
 
 def _without_bias(node: ir.Node, editor: Editor, facts: ShapeFacts) -> tuple[list[ir.Value | None], ir.Value | None]:

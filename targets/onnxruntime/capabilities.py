@@ -65,13 +65,14 @@ def provider_capabilities(provider: str, *, is_fastest: bool = False) -> Capabil
     when it is run on one without: compare its manifest's device.
     """
     kernels = kernels_of(provider)
-    left_out = {*NOT_WORTH_KEEPING, *(SAVES_NODES_ALONE if is_fastest else ())} if provider == _MEASURED else set()
+    withheld = {**NOT_WORTH_KEEPING, **(SAVES_NODES_ALONE if is_fastest else {})} if provider == _MEASURED else {}
     saturates = provider == _MEASURED and has_saturating_int8_products()
     return Capabilities(
         name="onnxruntime",
         opset_limit=OPSET_LIMIT,
-        kernels=None if kernels is None else kernels - left_out,
+        kernels=None if kernels is None else kernels - withheld.keys(),
         kernel_types=kernel_types_of(provider),
+        withheld=withheld,
         precisions=PRECISIONS,
         typed_precisions=TYPED_PRECISIONS,
         quantization=replace(QUANTIZATION, weight_bits=7) if saturates else QUANTIZATION,

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes.check import run_model
 from passes.legalize.lower_attention import LowerAttention
 from tests.support.contrib import attributes, forms, legalise, refused
 from tests.support.rewriting import add_weights, graph_from, random_array, reasons
@@ -155,9 +156,6 @@ def test_new_caches_without_old_ones() -> None:
     assert forms(after) == ["MultiHeadAttention(q, k, v)"]
 
 
-HIDES = "yields 0"
-
-
 @pytest.mark.parametrize(
     ("built", "reason"),
     [
@@ -188,13 +186,85 @@ def test_other_shapes_are_refused(header: str, options: str, reason: str) -> Non
     assert found.startswith(reason)
 
 
-@pytest.mark.parametrize("number", ["-inf", str(float(np.finfo(np.float32).min))])
-def test_a_mask_of_infinities_is_refused(number: str) -> None:
+def test_a_mask_of_infinities_is_refused() -> None:
     body = f"z = Where (m, zero, low) y = Attention <{HEADS}> (q, k, v, z)"
     built = three(body, inputs=", bool[S,T] m, float zero, float low")
-    add_weights(built, zero=np.array(0, np.float32), low=np.array(float(number), np.float32))
+    add_weights(built, zero=np.array(0, np.float32), low=np.array(-np.inf, np.float32))
     (found,) = reasons(refused(built, LowerAttention()))
     assert found.startswith("'z' may hold -inf")
+
+
+def test_the_lowest_number_is_a_number() -> None:
+    body = f"z = Where (m, zero, low) y = Attention <{HEADS}> (q, k, v, z)"
+    built = three(body, inputs=", bool[S,T] m, float zero, float low")
+    add_weights(built, zero=np.array(0, np.float32), low=np.array(np.finfo(np.float32).min, np.float32))
+    feed = {**feeds(q=(2, 2, 8), k=(2, 3, 8), v=(2, 3, 8)), "m": np.array([[True, False, True], [False, True, True]])}
+    after, _ = legalise(built, LowerAttention(), feeds=(feed,))
+    assert without_constants(after)[-1] == "MultiHeadAttention(q, k, v, _, _, z_4d)"
+
+
+SEEN = np.array([[True, True, False, True], [False] * 4, [True] * 4])
+ZEROED = ["ReduceMax(m_int, m_int_axis)", "Unsqueeze(m_int_any, m_int_last)", "Cast(m_int_any_3d)"]
+
+
+def test_a_boolean_padding_gives_0_where_it_hides_all() -> None:
+    body = f"{PACKED} axes = Constant <value_ints = [1, 2]> () u = Unsqueeze (m, axes) {EXPANDED} e = Expand (u, l)"
+    body += f" h = Attention <{HEADS}> (q, k, v, e) y = Neg (h)"
+    feed = {"x": random_array(3, 4, 6), "m": SEEN}
+    after, _ = legalise(model(body, inputs=", bool[B,S] m"), LowerAttention(), feeds=(feed,))
+    assert without_constants(after) == [
+        "Cast(m)", "Attention(x, w, b, m_int)", *ZEROED, "Mul(h_1, m_int_kept)", "Neg(h)"
+    ]  # fmt: skip
+    (y,) = run_model(after, (feed,))
+    assert not y["y"][1].any()
+    assert y["y"][0].all()
+
+
+def test_a_padding_of_infinities_gives_0_where_it_hides_all() -> None:
+    body = f"{PACKED} {PADDING} y = Attention <{HEADS}> (q, k, v, z)".replace(
+        "low = Constant <value_float = -1e30> ()", ""
+    )
+    built = model(body, inputs=", bool[B,S] m, float low")
+    add_weights(built, low=np.array(-np.inf, np.float32))
+    after, _ = legalise(built, LowerAttention(), feeds=({"x": random_array(3, 4, 6), "m": SEEN},))
+    assert without_constants(after)[-1] == "Mul(y_1, m_int_kept)"
+
+
+def test_the_factor_is_computed_once_for_all_layers() -> None:
+    body = "h = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v, m)"
+    body += " y = Attention <q_num_heads = 2, kv_num_heads = 2> (h, k, v, m)"
+    text = "g (float[B,1,8] q, float[B,T,8] k, float[B,T,8] v, bool[B,1,1,T] m) => (float[B,1,8] y)"
+    feed = {**feeds(q=(3, 1, 8), k=(3, 4, 8), v=(3, 4, 8)), "m": SEEN.reshape(3, 1, 1, 4)}
+    after, _ = legalise(graph_from(f"{text} {{ {body} }}"), LowerAttention(), feeds=(feed,))
+    kinds = [text.partition("(")[0] for text in without_constants(after)]
+    assert sorted(kinds) == sorted(
+        ["Squeeze", "Cast", "ReduceMax", "Unsqueeze", "Cast", *["MultiHeadAttention", "Mul"] * 2]
+    )
+
+
+def test_a_complement_that_tests_itself_is_a_padding() -> None:
+    """Where(u, low, u) with u = 1 - m: a key with m = 2 is hidden as well."""
+    body = f"""{PACKED} axes = Constant <value_ints = [1, 2]> () u = Unsqueeze (m, axes) {EXPANDED} e = Expand (u, l)
+        f = Cast <to = 1> (e) c = Constant <value_float = 1.0> () i = Sub (c, f) t = Cast <to = 9> (i)
+        low = Constant <value_float = -1e30> () z = Where (t, low, i) y = Attention <{HEADS}> (q, k, v, z)"""
+    feed = {"x": random_array(2, 4, 6), "m": np.array([[1, 0, 2, 1], [0, 0, 0, 0]])}
+    after, _ = legalise(model(body, inputs=", int64[B,S] m"), LowerAttention(), feeds=(feed,))
+    assert without_constants(after) == ["Equal(m, m_one)", "Cast(m_seen)", "Attention(x, w, b, m_int)"]
+
+
+def test_queries_are_not_taken_for_batches_of_the_same_number() -> None:
+    """A mask [S, T] with S = B is no padding, though its shape is [B, T]."""
+    body = f"""axes = Constant <value_ints = [0, 1]> () u = Unsqueeze (m, axes)
+        to = Constant <value_ints = [3, 1, 3, 4]> () e = Expand (u, to) y = Attention <{HEADS}> (q, k, v, e)"""
+    text = "g (float[3,3,8] q, float[3,4,8] k, float[3,4,8] v, bool[3,4] m) => (float[3,3,8] y)"
+    (found,) = reasons(refused(graph_from(f"{text} {{ {body} }}"), LowerAttention()))
+    assert found.endswith("it is not the same for all heads and queries")
+
+
+def test_a_causal_boolean_padding_is_refused() -> None:
+    body = f"{PACKED} y = Attention <{HEADS}, is_causal = 1> (q, k, v, m)"
+    (found,) = reasons(refused(model(body, inputs=", bool[B,1,1,S] m"), LowerAttention()))
+    assert found.endswith("it is causal as well")
 
 
 def test_a_mask_that_broadcasts_over_queries_is_refused() -> None:

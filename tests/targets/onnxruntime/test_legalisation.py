@@ -57,6 +57,26 @@ def test_the_tables_name_kernels_that_there_are() -> None:
     assert {*NOT_WORTH_KEEPING, *SAVES_NODES_ALONE} <= kernels
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({}, {"fuse-skip-norm": "SkipLayerNormalization does not pay: 3 to 7 times"}), ({"operators": "fewest"}, {})],
+)
+def test_what_is_withheld_is_told_with_what_was_measured(settings: dict[str, str], told: dict[str, str]) -> None:
+    options = BuildOptions(settings=settings)
+    _, results = TARGET.pipeline(options).run(block(), context=Context(TARGET.capabilities(options)))
+    reasons = {result.name: event.reason for result in results for event in result.refused}
+    assert reasons.keys() == told.keys()
+    assert all(part in reasons[name] for name, part in told.items())
+
+
+def test_multi_head_attention_is_withheld_with_what_was_measured() -> None:
+    text = "g (float[B,S,8] q, float[B,T,8] k, float[B,T,8] v) => (float[B,S,8] y) {"
+    built = graph_from(text + " y = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v) }")
+    _, results = TARGET.pipeline(BuildOptions()).run(built, context=Context(TARGET.capabilities(BuildOptions())))
+    (reason,) = [event.reason for result in results for event in result.refused]
+    assert reason.startswith("com.microsoft MultiHeadAttention does not pay: 5 to 8% slower")
+
+
 def test_types_come_from_the_runtime() -> None:
     capabilities = TARGET.capabilities(BuildOptions())
     ask = {"domain": "com.microsoft"}
