@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Operator -> how many of its first inputs must be dequantized for the product to be an int8 one.
-_PRODUCTS = {"Conv": 2, "ConvTranspose": 2, "MatMul": 2, "Gemm": 2, "LSTM": 3, "GRU": 3}
+_PRODUCTS = {
+    **{("", name): 2 for name in ("Conv", "ConvTranspose", "MatMul", "Gemm")},
+    **{("", name): 3 for name in ("LSTM", "GRU")},
+    **{("com.microsoft", name): 2 for name in ("FusedConv", "FusedGemm", "FusedMatMul")},
+}
+# Operators that multiply too, and whose int8 no graph asks for by Q/DQ.
+_FLOAT_PRODUCTS = frozenset(
+    {("", "Attention"), ("com.microsoft", "Attention"), ("com.microsoft", "MultiHeadAttention")}
+)
 _FUSED = frozenset(
     {"Add", "Mul", "Sum", "Relu", "Clip", "Sigmoid", "Tanh", "Gelu", "LeakyRelu", "HardSwish", "BatchNormalization"}
 )
@@ -39,7 +47,8 @@ def product_aliases(model: ir.Model) -> dict[str, tuple[str, ...]]:
 
     Those are its own, its output's, and those of the elementwise nodes that alone read it, one after another.
     """
-    return {node_label(node): tuple(_aliases(node)) for node in _products(model)}
+    nodes = (node for node in model.graph.all_nodes() if _kind(node) in _PRODUCTS or _kind(node) in _FLOAT_PRODUCTS)
+    return {node_label(node): tuple(_aliases(node)) for node in nodes}
 
 
 def _aliases(node: ir.Node) -> Iterator[str]:
@@ -64,11 +73,15 @@ def planned_int8(model: ir.Model) -> tuple[str, ...]:
 
 
 def _products(model: ir.Model) -> Iterator[ir.Node]:
-    return (node for node in model.graph.all_nodes() if node.domain == "" and node.op_type in _PRODUCTS)
+    return (node for node in model.graph.all_nodes() if _kind(node) in _PRODUCTS)
+
+
+def _kind(node: ir.Node) -> tuple[str, str]:
+    return node.domain, node.op_type
 
 
 def _is_planned(node: ir.Node) -> bool:
-    operands = node.inputs[: _PRODUCTS[node.op_type]]
+    operands = node.inputs[: _PRODUCTS[_kind(node)]]
     return all(value is not None and _is_dequantized(value) for value in operands)
 
 

@@ -37,7 +37,7 @@ INT8_OPERATORS = frozenset(
     }
 )
 _NOTHING: Mapping[str, Sequence[str]] = MappingProxyType({})
-_PRODUCT = re.compile("Conv|MatMul|Gemm|LSTM|GRU")
+_PRODUCT = re.compile("Conv|MatMul|Gemm|LSTM|GRU|Attention")
 _SUFFIX = re.compile(r"(/[^/]+|_nchwc|_nhwc|_token_\d+)$")
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 

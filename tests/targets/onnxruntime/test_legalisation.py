@@ -90,7 +90,9 @@ def test_types_come_from_the_runtime() -> None:
 def test_the_artifact_runs_and_says_what_runs(tmp_path: Path) -> None:
     options = BuildOptions()
     artifact = TARGET.build(legal(block()), tmp_path, options)
-    assert artifact.manifest.details["executed"]["operators"]["com.microsoft::Attention"] == 1
+    executed = artifact.manifest.details["executed"]
+    assert executed["operators"]["com.microsoft::Attention"] == 1
+    assert executed["by_node"] == {"t/Attention": "float"}  # the other products of this graph have no name
     feed = {"x": random_array(3, 5, 8, seed=9)}
 
     with TARGET.open(artifact) as runner:
