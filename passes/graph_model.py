@@ -29,10 +29,11 @@ class GraphModel(ir.Model):
     def graphs(self) -> Iterator[ir.Graph]:
         """Yield the main graph, then each subgraph, an outer one before its inner ones."""
         yield self.graph
-        yield from list(_subgraphs(self.graph))
+        yield from list(subgraphs(self.graph))
 
 
-def _subgraphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+def subgraphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """Yield each graph inside `graph`, an outer one before its inner ones."""
     for node in graph:
         if not node.attributes.data:
             continue
@@ -41,7 +42,7 @@ def _subgraphs(graph: ir.Graph) -> Iterator[ir.Graph]:
                 continue
             for inner in (attribute.value,) if attribute.type == ir.AttributeType.GRAPH else attribute.value:
                 yield inner
-                yield from _subgraphs(inner)
+                yield from subgraphs(inner)
 
 
 _GRAPHS = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})

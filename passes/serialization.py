@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from passes.collection import paused
+from passes.data_file import attach, copy_bytes, data_file_of, open_data_file, packed, read_elements
 from passes.deferred_sympy import import_onnx_ir
 from passes.errors import BadModel, UsageError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from passes.data_file import DataFile
+
 INLINE_LIMIT_BYTES = 1024
 """Tensors up to this size stay inside the .onnx file; larger ones go to the external data file."""
 
@@ -24,12 +26,6 @@ ALIGNMENT_BYTES = 4096
 """Each tensor in the external data file starts at a multiple of this, so that it can be memory-mapped."""
 
 OPSET_MINIMUM = 9
-
-_CHUNK_BYTES = 1 << 22
-_MOVED = "graphwright:file was replaced; the mapping holds the data"
-
-_loaded: dict[Path, weakref.WeakSet[ir.ExternalTensor]] = {}
-"""The tensors that `load_model` made and that still live, by data file: saving over that file must reach them all."""
 
 
 def load_model(path: Path) -> ir.Model:
@@ -67,10 +63,17 @@ def _load(path: Path) -> ir.Model:
     return model
 
 
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    from passes.graph_model import subgraphs
+
+    yield model.graph
+    yield from list(subgraphs(model.graph))
+
+
 def _sort(model: ir.Model, path: Path) -> None:
     """Put nodes after what they read, as the ONNX specification asks; some writers (and hand edits) do not."""
     try:
-        for graph in model.graphs():
+        for graph in _graphs(model):
             if not _is_sorted(graph):
                 graph.sort()
     except ValueError as error:
@@ -94,13 +97,16 @@ def _check_complete(model: ir.Model, path: Path) -> None:
         raise BadModel(f"{path} has no outputs: it is truncated or not an ONNX model.", hint=again)
     if "ai.onnx" in model.opset_imports and "" not in model.opset_imports:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
-    for node in model.graph.all_nodes():
-        for value in node.inputs:
-            if value is not None and value.graph is None:
-                raise BadModel(
-                    f"{path}: the {node.op_type} '{node.name}' reads '{value.name}', which nothing makes.", hint=again
-                )
-    domains = {node.domain for node in model.graph.all_nodes()}
+    domains = set()
+    for graph in _graphs(model):
+        for node in graph:
+            domains.add(node.domain)
+            for value in node.inputs:
+                if value is not None and value.graph is None:
+                    raise BadModel(
+                        f"{path}: the {node.op_type} '{node.name}' reads '{value.name}', which nothing makes.",
+                        hint=again,
+                    )
     missing = sorted(domain or "ai.onnx" for domain in domains if domain not in model.opset_imports)
     if missing:
         raise BadModel(
@@ -118,7 +124,7 @@ def _external_tensors(model: ir.Model) -> Iterator[tuple[str, ir.ExternalTensor]
     """Yield every tensor that lies in another file, with the name of its value or node."""
     import onnx_ir as ir
 
-    for graph in model.graphs():
+    for graph in _graphs(model):
         for name, value in graph.initializers.items():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield name, value.const_value
@@ -129,14 +135,18 @@ def _external_tensors(model: ir.Model) -> Iterator[tuple[str, ir.ExternalTensor]
 
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
+    """Check each tensor that lies in another file, and let it read from that file, opened once for all."""
+    import onnx_ir as ir
+
     root = path.parent.resolve()
     sizes: dict[str, int] = {}
+    files: dict[str, DataFile | None] = {}
     for name, tensor in _external_tensors(model):
         location = str(tensor.location)
         if location not in sizes:
             sizes[location] = _external_size(root, location, path)
+            files[location] = open_data_file(root / location)
         tensor.base_dir = path.parent
-        _loaded.setdefault((root / location).resolve(), weakref.WeakSet()).add(tensor)
         offset = tensor.offset or 0
         length = tensor.length if tensor.length is not None else tensor.nbytes
         if offset < 0 or length < tensor.nbytes:
@@ -151,6 +161,15 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
                 f"which has {sizes[location]} bytes.",
                 hint="The external data file is truncated: copy it again.",
             )
+        file = files[location]
+        if file is not None:
+            attach(tensor, file)
+    for graph in _graphs(model):
+        for value in graph.initializers.values():
+            stored = value.const_value
+            file = None if stored is None else data_file_of(stored)
+            if file is not None and isinstance(stored, ir.ExternalTensor) and stored.dtype.bitwidth < 8 and stored.size:
+                value.const_value = packed(stored, file)
 
 
 def _external_size(root: Path, location: str, path: Path) -> int:
@@ -169,8 +188,8 @@ def save_model(model: ir.Model, path: Path) -> None:
     """Write `path`, and `path`.data next to it when there are weights over `INLINE_LIMIT_BYTES`.
 
     Equal models give equal bytes. The model in memory stays valid, also when it was loaded from the files that are
-    replaced. Both files are written under temporary names first. Raises UsageError when the disk is full or the folder
-    not writable; nothing is left behind then.
+    replaced: their content stays open. Both files are written under temporary names first. Raises UsageError when the
+    disk is full or the folder not writable; nothing is left behind then.
 
     A weight that lies in a file is copied by the kernel (shared, where the file system can). It is not hard-linked:
     onnx_ir refuses data with a second link as a possible attack, and an export over the source would change both.
@@ -183,8 +202,6 @@ def save_model(model: ir.Model, path: Path) -> None:
         copy = model.clone()
         has_data = _externalize(copy, temporary[0], data.name)
         _write(temporary[1], _bytes_of(copy))
-        for replaced in (data, path):
-            _hold_replaced(replaced)
         if has_data:
             temporary[0].replace(data)
         temporary[1].replace(path)
@@ -249,23 +266,13 @@ def _write_tensor(stream: BinaryIO, tensor: ir.TensorProtocol) -> None:
     """Append a tensor's bytes; one that lies in a file goes from file to file without being mapped or loaded."""
     import onnx_ir as ir
 
-    if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None and _MOVED in tensor.meta:
-        view = memoryview(tensor.raw)
-        start, end = tensor.offset or 0, (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-        for at in range(start, end, _CHUNK_BYTES):
-            stream.write(view[at : min(at + _CHUNK_BYTES, end)])
-        view.release()
+    file = data_file_of(tensor)
+    if file is not None and isinstance(tensor, ir.ExternalTensor):
+        copy_bytes(tensor, file, stream)
     elif hasattr(tensor, "tofile"):
         tensor.tofile(stream)
     else:
         stream.write(tensor.tobytes())
-
-
-def _hold_replaced(data: Path) -> None:
-    """Map the weights that lie in `data`, which is about to be replaced: a mapping keeps the old file's content."""
-    for tensor in _loaded.pop(data.resolve(), ()):
-        tensor.numpy()
-        tensor.meta[_MOVED] = True
 
 
 def proto_without_weights(model: ir.Model, *, max_bytes: int = INLINE_LIMIT_BYTES) -> onnx.ModelProto:
@@ -306,25 +313,21 @@ def read_attributes(model: ir.Model) -> None:
 
 
 def read_tensor(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    """Return the tensor read into memory, without mapping its file: each mapping holds a file descriptor."""
-    import numpy as np
+    """Return the tensor read into memory, past any mapping of its file, whose pages would stay in memory."""
     import onnx_ir as ir
 
-    if tensor.raw is not None or tensor.dtype.bitwidth < 8 or not tensor.size:
+    if tensor.dtype.bitwidth < 8:
         return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-    kind = tensor.dtype.numpy()
-    array = np.fromfile(tensor.path, dtype=kind, count=tensor.size, offset=tensor.offset or 0)
-    return ir.Tensor(array.reshape(tensor.shape.numpy()), dtype=tensor.dtype, name=tensor.name)
+    array = read_elements(tensor, 0, tensor.size).reshape(tensor.shape.numpy())
+    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 
 
 def read_rows(tensor: ir.TensorProtocol, start: int, count: int) -> np.ndarray:
     """Return rows `start` to `start + count` of a tensor; of one that lies in a file nothing else is read or mapped."""
-    import numpy as np
     import onnx_ir as ir
 
-    if not isinstance(tensor, ir.ExternalTensor) or tensor.raw is not None or tensor.dtype.bitwidth < 8:
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype.bitwidth < 8:
         return tensor.numpy()[start : start + count]
     rest = tensor.shape.numpy()[1:]
-    width, kind = math.prod(rest), tensor.dtype.numpy()
-    offset = (tensor.offset or 0) + start * width * kind.itemsize
-    return np.fromfile(tensor.path, dtype=kind, count=count * width, offset=offset).reshape(count, *rest)
+    width = math.prod(rest)
+    return read_elements(tensor, start * width, count * width).reshape(count, *rest)

@@ -84,15 +84,17 @@ class ShapeFacts:
         record = self._records.get(node)
         if record is None:
             return False
-        operator, inputs, attributes, outputs, stated, derived = record
-        if node.inputs is not inputs or node.outputs is not outputs or node.op_identifier() != operator:
+        op_type, domain, inputs, attributes, outputs, stated, derived = record
+        if node.inputs is not inputs or node.outputs is not outputs:
             return False
-        if node.attributes.data != attributes or not changed.isdisjoint(inputs):
+        if node.op_type != op_type or node.domain != domain or node.attributes.data != attributes:
             return False
-        return all(
-            value.shape is shape and self.shapes.get(value) is known
-            for value, shape, known in zip(outputs, stated, derived, strict=True)
-        )
+        if changed and not changed.isdisjoint(inputs):
+            return False
+        for value, shape, known in zip(outputs, stated, derived, strict=True):  # a loop: this runs for each node, often
+            if value.shape is not shape or self.shapes.get(value) is not known:
+                return False
+        return True
 
     def _derive(self, node: ir.Node) -> list[ir.Value]:
         """Derive what follows for the outputs of `node`; returns those of which something else is known than before."""
@@ -107,7 +109,8 @@ class ShapeFacts:
         if is_op(node, "Constant"):
             self.content(node.outputs[0])
         self._records[node] = (
-            node.op_identifier(),
+            node.op_type,
+            node.domain,
             node.inputs,
             dict(node.attributes.data),
             node.outputs,
@@ -122,7 +125,7 @@ class ShapeFacts:
         if len(self._records) <= len(nodes) + len(nodes) // 2 + 100:
             return
         for node in self._records.keys() - set(nodes):
-            for value in self._records.pop(node)[3]:
+            for value in self._records.pop(node)[4]:
                 self._forget(value)
 
 
@@ -131,7 +134,8 @@ def _stated(value: ir.Value) -> tuple[Any, ...]:
 
 
 def _differs(now: tuple[Any, ...], then: tuple[Any, ...]) -> bool:
-    return any(first is not second for first, second in zip(now, then, strict=True))
+    tensor, shape, is_initializer, is_input = then
+    return now[0] is not tensor or now[1] is not shape or now[2] is not is_initializer or now[3] is not is_input
 
 
 def declared_shape(value: ir.Value) -> Dims | None:

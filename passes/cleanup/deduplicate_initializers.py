@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 _HEAD_BYTES = 4096
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,19 @@ def _digest(tensor: ir.TensorProtocol | None, *, limit: int | None = None) -> by
     """Return a hash of the content, or of its first `limit` bytes."""
     import hashlib
 
+    import numpy as np
     import onnx_ir as ir
+
+    from passes.data_file import read_elements
 
     assert tensor is not None
     digest = hashlib.blake2b(digest_size=32)
-    if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes and tensor.raw is not None:
-        start, length = tensor.offset or 0, min(tensor.nbytes if limit is None else limit, tensor.nbytes)
-        with memoryview(tensor.raw) as mapped:  # the file itself may have been replaced since
-            digest.update(mapped[start : start + length])
-    elif isinstance(tensor, ir.ExternalTensor) and tensor.nbytes:
-        with open(tensor.path, "rb") as file:  # noqa: PTH123 (a str path that onnx_ir composed)
-            file.seek(tensor.offset or 0)
-            left = tensor.nbytes if limit is None else min(limit, tensor.nbytes)
-            while left > 0:
-                piece = file.read(min(left, 1 << 20))
-                if not piece:
-                    break
-                digest.update(piece)
-                left -= len(piece)
+    if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.bitwidth >= 8:
+        size = tensor.dtype.itemsize
+        count = tensor.size if limit is None else min(tensor.size, int(limit / size))
+        at_once = int(_PIECE_BYTES / size)
+        for start in range(0, count, at_once):
+            digest.update(read_elements(tensor, start, min(at_once, count - start)).view(np.uint8).data)
     elif isinstance(tensor, ir.StringTensor):
         for text in tensor.string_data():
             digest.update(len(text).to_bytes(8, "little") + text)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from passes import serialization
 from passes.check import run_model
 from passes.errors import BadModel, UsageError
 from passes.serialization import ALIGNMENT_BYTES, load_model, proto_without_weights, save_model
+from tests.support.mapped import descriptors, resident_kib
 from tests.support.rewriting import add_weights, graph_from, random_array
 
 TEXT = """g (float[N,40] x, float[40,40] u, float[40,30] v, float[3] w) => (float[N,30] y) {
@@ -55,8 +58,72 @@ def test_saving_twice_gives_the_same_bytes_and_reads_no_mapping(tmp_path: Path) 
     (tmp_path / "again").mkdir()
     save_model(loaded, tmp_path / "again" / "m.onnx")
     assert [(tmp_path / "again" / name).read_bytes() for name in ("m.onnx", "m.onnx.data")] == first
-    tensors = [value.const_value for value in loaded.graph.initializers.values()]
-    assert [tensor.raw for tensor in tensors if isinstance(tensor, ir.ExternalTensor)] == [None, None]
+    assert resident_kib(tmp_path / "m.onnx.data") == 0
+    for value in loaded.graph.initializers.values():
+        assert value.const_value is not None
+        value.const_value.numpy().sum()
+    assert resident_kib(tmp_path / "m.onnx.data") > 0
+
+
+def _many(count: int) -> ir.Model:
+    names = [f"w{i}" for i in range(count)]
+    text = " ".join(f"x{i + 1} = Add (x{i}, w{i})" for i in range(count))
+    inputs = ", ".join(f"float[400] {name}" for name in ("x0", *names))
+    model = graph_from(f"g ({inputs}) => (float[400] x{count}) {{ {text} }}")
+    return add_weights(model, **{name: random_array(400, seed=i) for i, name in enumerate(names)})
+
+
+def test_a_file_of_many_weights_is_opened_once(tmp_path: Path) -> None:
+    save_model(_many(40), tmp_path / "m.onnx")
+    loaded = load_model(tmp_path / "m.onnx")
+    data = tmp_path / "m.onnx.data"
+    before = [(tmp_path / name).read_bytes() for name in ("m.onnx", "m.onnx.data")]
+    for value in loaded.graph.initializers.values():
+        assert value.const_value is not None
+        value.const_value.numpy()
+    assert descriptors(data) == 2  # the file, and its mapping
+    save_model(loaded, tmp_path / "m.onnx")
+    assert [(tmp_path / name).read_bytes() for name in ("m.onnx", "m.onnx.data")] == before
+    del value, loaded
+    gc.collect()  # nodes and values refer to each other
+    assert descriptors(data) == 0
+
+
+def test_weights_with_a_second_link_are_read_and_saved(tmp_path: Path) -> None:
+    save_model(_model(), tmp_path / "m.onnx")
+    data = tmp_path / "m.onnx.data"
+    os.link(data, tmp_path / "installed")
+    loaded = load_model(tmp_path / "m.onnx")
+    for value in loaded.graph.initializers.values():
+        assert value.const_value is not None
+        value.const_value.numpy()
+    (tmp_path / "out").mkdir()
+    save_model(loaded, tmp_path / "out" / "m.onnx")
+    assert (tmp_path / "out" / "m.onnx.data").read_bytes() == data.read_bytes()
+    save_model(loaded, tmp_path / "m.onnx")
+    assert data.stat().st_nlink == 1  # a new file: what the other link names is as it was
+
+
+@pytest.mark.parametrize("fails", ["at once", "after some bytes", "never"])
+def test_a_system_that_does_not_copy_files_gets_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    save_model(_model(), tmp_path / "m.onnx")
+    loaded = load_model(tmp_path / "m.onnx")
+    calls: list[int] = []
+
+    def copy(source: int, target: int, count: int, offset: int) -> int:
+        calls.append(count)
+        if fails == "at once" or len(calls) > 1:
+            raise OSError(errno.EXDEV, "other device")
+        data = os.pread(source, min(count, 1000), offset)
+        return os.write(target, data)
+
+    if fails != "never":
+        monkeypatch.setattr(os, "copy_file_range", copy)
+    (tmp_path / "out").mkdir()
+    save_model(loaded, tmp_path / "out" / "m.onnx")
+    assert (tmp_path / "out" / "m.onnx.data").read_bytes() == (tmp_path / "m.onnx.data").read_bytes()
 
 
 def test_saving_over_the_file_it_came_from_keeps_every_copy_right(tmp_path: Path) -> None:
@@ -263,3 +330,23 @@ def test_a_cycle_is_refused(tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "cycle.onnx")
     with pytest.raises(BadModel, match="cycle"):
         load_model(tmp_path / "cycle.onnx")
+
+
+def test_elements_that_share_bytes_survive_saving_over_their_file(tmp_path: Path) -> None:
+    import ml_dtypes
+
+    array = (np.arange(4096) % 16 - 8).astype(ml_dtypes.int4).reshape(64, 64)
+    model = graph_from("g (float[64] x) => (float[64,64] y) { f = Cast <to = 1> (w) y = Mul (x, f) }")
+    tensor = ir.Tensor(array, dtype=ir.DataType.INT4, name="w")
+    value = ir.Value(name="w", type=ir.TensorType(tensor.dtype), shape=ir.Shape([64, 64]), const_value=tensor)
+    node = model.graph.node(0)
+    node.replace_input_with(0, value)
+    model.graph.register_initializer(value)
+    save_model(model, tmp_path / "m.onnx")
+    before = (tmp_path / "m.onnx.data").read_bytes()
+    loaded = load_model(tmp_path / "m.onnx")
+    save_model(loaded, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx.data").read_bytes() == before
+    kept = loaded.graph.initializers["w"].const_value
+    assert kept is not None
+    np.testing.assert_array_equal(kept.numpy(), array)
