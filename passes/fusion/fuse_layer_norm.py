@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.dimensions import Dim, Dims
 from passes.editing import Editor
+from passes.fusion.folded_norm import FoldedNorm, folded_norm
 from passes.fusion.norm_pattern import (
     ArithmeticNorm,
     arithmetic_norm,
     fitted,
     fixed_tail,
+    has_tail,
     narrowed,
     next_with,
 )
@@ -35,6 +37,8 @@ class FuseLayerNorm(Pass):
     |---|---|
     | the square | d * d, d ** 2 |
     | the division | by sqrt(v), times 1 / sqrt(v), sqrt(1 / v) or v ** -0.5; Reciprocal or 1 / v |
+    | the scale folded into the inverse root | (x - mean) * (scale / root), x * (scale / root) + (bias - mean * ...) |
+    | the variance in these | also mean(x ** 2) - mean ** 2, kept at 0 or more |
     | scale, bias | of the normalized axes' shape, a constant also with axes of 1 before it; ones where there is none |
     | float16 or bfloat16, cast to float32 and back before the scale | one node that computes in float32 |
     | the last axes | LayerNormalization |
@@ -52,15 +56,19 @@ class FuseLayerNorm(Pass):
         editor = Editor(model)
         for graph in model.graphs():
             for node in list(graph):
-                if node.graph is not graph or not is_op(node, "Div", "Mul"):
+                if node.graph is not graph or not is_op(node, "Div", "Mul", "Add"):
                     continue
                 match = arithmetic_norm(node, facts)
-                if match is None:
+                folded = folded_norm(node, facts) if match is None else None
+                if match is None and folded is None:
                     continue
                 if opset_of(model) < OPSET_OF_LAYER_NORM:
                     recorder.refuse(node, f"LayerNormalization needs opset 17, the model has {opset_of(model)}")
                     continue
-                _fuse(node, match, facts, recorder, editor)
+                if match is not None:
+                    _fuse(node, match, facts, recorder, editor)
+                elif folded is not None:
+                    _fuse_folded(node, folded, facts, recorder, editor)
         return recorder.result()
 
 
@@ -140,3 +148,37 @@ def _channels_first(
         last, "LayerNormalization", [moved, *weights], name=f"{name}_norm", attributes=attributes, like=moved
     )
     return editor.insert(last, "Transpose", [norm], name=name, attributes={"perm": back}, like=output)
+
+
+def _fuse_folded(node: ir.Node, match: FoldedNorm, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
+    import numpy as np
+
+    value, last, bias, shape = match.value, node, match.bias, facts.shape(match.value)
+    if match.axes != tuple(range(-len(match.axes), 0)):
+        return
+    tail = fixed_tail(shape, match.axes[0])
+    reason = first_shared(match.nodes, node)
+    if not reason and any(one.graph is not node.graph for one in match.nodes):
+        reason = "part of the norm lies in another graph"
+    if not reason and shape is not None:
+        reason = raised_rank((*match.nodes, node), value, rank=len(shape))
+    if reason or tail is None or shape is None or value.dtype is None:
+        recorder.refuse(node, reason or "the normalized axes are not of fixed length")
+        return
+    for weight in (match.scale, bias):
+        if weight is not None and not has_tail(weight, tail, len(shape), facts):
+            recorder.refuse(node, f"'{weight.name}' does not have the shape of the normalized axes")
+            return
+    if bias is None:
+        shifted = next_with(node.outputs[0], "Add", tail, len(shape), facts)
+        last, bias = (node, None) if shifted is None else shifted
+    if not recorder.may_apply(node, "folded scale"):
+        return
+    output, lengths = last.outputs[0], tuple([dim.fixed or 0 for dim in tail if dim is not None])
+    scale = match.scale or editor.constant(np.ones(lengths, value.dtype.numpy()), f"{output.name}_scale")
+    weights = [fitted(one, lengths, editor) for one in (scale, bias) if one is not None]
+    attributes = {"axis": match.axes[0], "epsilon": match.epsilon}
+    new = editor.insert(
+        last, "LayerNormalization", [value, *weights], name=str(output.name), attributes=attributes, like=output
+    )
+    editor.take_over(output, new)

@@ -79,7 +79,7 @@ def normalized(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[ir.Node, ...]] 
     if not is_op(node, "Mul"):
         return None
     for above, inverse in operand_pairs(node):
-        found = _inverse_root_of(inverse)
+        found = inverse_root_of(inverse)
         if found is not None:
             return above, *found
     return None
@@ -108,7 +108,7 @@ def _inverse_of(value: ir.Value | None) -> Root | None:
     return None
 
 
-def _inverse_root_of(value: ir.Value | None) -> Root | None:
+def inverse_root_of(value: ir.Value | None) -> Root | None:
     """Return v and the nodes where `value` is 1 / sqrt(v)."""
     power = producer_of(value, "Pow")
     if power is not None and power.inputs[0] is not None and constant_number(power.inputs[1]) == -0.5:
@@ -194,14 +194,19 @@ def next_with(
     for mine, other in operand_pairs(readers[0]):
         if mine is not value or other is value:
             continue
-        shape = facts.shape(other)
-        if shape is None or len(shape) > rank:
-            return None
-        extra = len(shape) - len(wanted)
-        if extra > 0 and constant_array(other) is None:
-            return None
-        return (readers[0], other) if extra >= 0 and shape == (Dim(1),) * extra + wanted else None
+        return (readers[0], other) if has_tail(other, wanted, rank, facts) else None
     return None
+
+
+def has_tail(value: ir.Value, wanted: Dims, rank: int, facts: ShapeFacts) -> bool:
+    """Return whether a scale or bias has the shape `wanted`; a small constant also after axes of 1, up to `rank`."""
+    shape = facts.shape(value)
+    if shape is None or len(shape) > rank:
+        return False
+    extra = len(shape) - len(wanted)
+    if extra > 0 and constant_array(value) is None:
+        return False
+    return extra >= 0 and shape == (Dim(1),) * extra + wanted
 
 
 def fitted(value: ir.Value, lengths: tuple[int, ...], editor: Editor) -> ir.Value:
