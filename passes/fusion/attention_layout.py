@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from passes.dimensions import Dim, Dims, quotient
+from passes.dimensions import Dim, Dims, product, quotient
 from passes.matching import constant_integers, constant_tensor, integer, integers, is_op
 
 if TYPE_CHECKING:
@@ -69,6 +69,28 @@ def source_of(value: ir.Value | None, facts: ShapeFacts) -> Source | None:
     return found
 
 
+def batch_and_heads(value: ir.Value, facts: ShapeFacts) -> tuple[Dim, Dim] | None:
+    """Return B and H of a tensor [B * H, S, D], as the furthest tensor that holds the heads side by side has them."""
+    shape = facts.shape(value)
+    groups = None if shape is None or len(shape) != 3 else _groups("nsd", shape)
+    if shape is None or groups is None:
+        return None
+    found = None
+    whole, (_, sequence, size) = shape[0], groups
+    at: ir.Value | None = value
+    while at is not None and groups is not None:
+        last = groups[-1] if len(groups) == 3 else None
+        heads = None if last is None else last[: len(last) - len(size)]
+        if last is not None and heads is not None and last[len(heads) :] == size and sequence in groups[:2]:
+            heads = tuple(atom for atom in heads if atom.index is None)
+            count = product([atom.dim for atom in heads])
+            batch = quotient(whole, count)
+            if batch is not None and count is not None and all(atom.name in "nh" for atom in heads):
+                found = batch, count
+        at, groups = _step_up(at, groups, facts)
+    return found
+
+
 def _as_source(value: ir.Value, groups: Groups, heads: Groups, facts: ShapeFacts) -> Source | None:
     shape = facts.shape(value)
     if shape is None or len(groups) != 3 or None in shape:
@@ -117,7 +139,10 @@ def _inverse(perm: Sequence[int]) -> list[int]:
 
 
 def regrouped(groups: Groups, shape: Dims) -> Groups | None:
-    """Return what the axes of `shape`, a view of the same elements, run through; None if that divides an atom."""
+    """Return what the axes of `shape`, a view of the same elements, run through; None if that divides an atom.
+
+    B and H as one atom "n" are told apart where an axis ends between them.
+    """
     atoms = [atom for group in groups for atom in group]
     result = []
     for dim in shape:
@@ -125,6 +150,12 @@ def regrouped(groups: Groups, shape: Dims) -> Groups | None:
         rest = dim
         while rest != _ONE:
             left = quotient(rest, atoms[0].dim) if atoms and rest is not None else None
+            if left is None and atoms and atoms[0].name == "n":
+                inner = quotient(atoms[0].dim, rest)
+                if inner is None or rest is None:
+                    return None
+                atoms[:1] = [Atom("b", rest), Atom("h", inner)]
+                left = _ONE
             if left is None:
                 return None
             group.append(atoms.pop(0))

@@ -12,6 +12,7 @@ from passes.editing import Editor
 from passes.fusion.attention_cache import absorb_cache
 from passes.fusion.attention_groups import absorb_groups
 from passes.fusion.attention_heads import absorb_heads
+from passes.fusion.attention_lift import lift
 from passes.fusion.attention_pattern import AttentionMatch, match_attention
 from passes.fusion.attention_scale import absorb_scale
 from passes.fusion.attention_scope import AttentionScope
@@ -65,6 +66,9 @@ class FuseAttention(Pass):
                     continue
                 if is_op(node, "MatMul"):
                     match = match_attention(node)
+                    if match is None and is_recent:
+                        lifted = lift(node, scope)
+                        node, match = (node, None) if lifted is None else (lifted, match_attention(lifted))
                     if match is None:
                         continue
                     if not is_recent:
