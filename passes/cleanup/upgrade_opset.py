@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -136,9 +137,14 @@ def _check_interface(old: ir.Graph, new: ir.Graph, *, extra: set[str]) -> None:
 def _restore_origins(old: ir.Graph, new: ir.Graph) -> None:
     """Give each node the name, metadata and documentation that the node of the same output had."""
     by_output = {value.name: node for node in old for value in node.outputs if value.name}
+    taken = {node.name for node in old}
     for node in new:
         origin = next((by_output[value.name] for value in node.outputs if value.name in by_output), None)
         if origin is not None:
             node.name = origin.name
             node.metadata_props.update(origin.metadata_props)
             node.doc_string = origin.doc_string
+        elif node.name in taken:
+            # the converter's Softmax before the Reshape that makes the old output, which has the name now
+            node.name = next(name for at in itertools.count() if (name := f"{node.name}/{at}") not in taken)
+            taken.add(node.name)

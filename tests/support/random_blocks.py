@@ -320,7 +320,8 @@ def shape_chain(b: Builder) -> None:
     if use == "Reshape":
         b.add("Reshape", [x, target], x.shape)
     elif use == "Expand":
-        b.add("Expand", [operand(b, x) if b.flip() else x, target], x.shape, x.dtype)
+        filler = operand(b, x)
+        b.add("Expand", [filler if b.flip() and filler.rank <= x.rank else x, target], x.shape, x.dtype)
     else:
         fill = helper.make_tensor("v", FLOAT, [1], [1.5])
         b.add("ConstantOfShape", [target], x.shape, FLOAT, value=fill)

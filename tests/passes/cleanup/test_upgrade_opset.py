@@ -136,3 +136,12 @@ def test_a_newer_model_is_left_alone_and_the_target_is_checked() -> None:
     assert not result.applied
     with pytest.raises(ValueError, match="target is an opset"):
         UpgradeOpset(target=7)
+
+
+def test_nodes_that_the_converter_adds_take_no_name_twice() -> None:
+    """Softmax before opset 13 becomes Flatten, Softmax and Reshape."""
+    model = graph_from("g (float[2,3,4] x) => (float[2,3,4] y) { [n0] y = Softmax <axis = 1> (x) }", opset=9)
+    after, _ = rewrite(model, UpgradeOpset())
+    names = [node.name for node in after.graph if node.name]
+    assert len(names) == len(set(names))
+    assert next(node for node in after.graph if "y" in [value.name for value in node.outputs]).name == "n0"
