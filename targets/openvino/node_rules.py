@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_MASK, _PAST_KEY = 3, 4
+_PAST_KEY = 4
 
 
 def misread_reason(node: ir.Node) -> str:
@@ -22,21 +22,12 @@ def _is_causal_with_cache(node: ir.Node) -> bool:
     return _input(node, _PAST_KEY) is not None and node.attributes.get_int("is_causal", 0) == 1
 
 
-def _has_mask_of_one_key(node: ir.Node) -> bool:
-    """The standard pads a mask that is shorter than the keys with minus infinity; OpenVINO broadcasts a size of 1."""
-    mask, keys = _input(node, _MASK), _input(node, 1)
-    if mask is None or mask.shape is None or len(mask.shape) == 0 or mask.shape[-1] != 1:
-        return False
-    return keys is None or keys.shape is None or keys.shape[-2] != 1 or _input(node, _PAST_KEY) is not None
-
-
 _RULES: tuple[tuple[str, Callable[[ir.Node], bool], str], ...] = (
     (
         "Attention",
         _is_causal_with_cache,
         "OpenVINO shifts the causal mask wrongly where there are past keys",
     ),
-    ("Attention", _has_mask_of_one_key, "OpenVINO broadcasts a mask over the keys where the standard pads it"),
 )
 
 
