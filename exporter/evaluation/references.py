@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from passes.errors import GraphwrightError, UsageError
 
 if TYPE_CHECKING:
     from exporter.sources.base import Feeds
-    from targets.base import Array
+    from targets.base import Array, TensorSpec
 
 
 _REPEATABLE_DB = 100.0
@@ -52,6 +52,21 @@ class ReferenceOutputs:
     def __iter__(self) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
         for path, expected in self.files:
             yield _read(path, expected)
+
+    def of_fixed_sizes(self, inputs: Sequence[TensorSpec]) -> ReferenceOutputs:
+        """Return these without our own further samples of sizes that `inputs` fix otherwise; the user's all stay."""
+        own = len(self.files) - self.further
+        kept = [file for file in self.files[own:] if _has_fixed_sizes(_read(*file)[0], inputs)]
+        return replace(self, files=(*self.files[:own], *kept), further=len(kept))
+
+
+def _has_fixed_sizes(feeds: Feeds, inputs: Sequence[TensorSpec]) -> bool:
+    return all(
+        not isinstance(wanted, int) or wanted == size
+        for spec in inputs
+        if spec.name in feeds
+        for wanted, size in zip(spec.shape, feeds[spec.name].shape, strict=False)
+    )
 
 
 def record_references(

@@ -6,6 +6,7 @@ import pytest
 
 from exporter.evaluation.references import ReferenceChanged, ReferenceFailed, record_references
 from passes.errors import ExitCode, UsageError
+from targets.base import TensorSpec
 
 SAMPLES = [
     {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "flag": np.array(True)},
@@ -107,3 +108,12 @@ def test_a_further_sample_that_the_original_does_not_take_is_left_out_and_noted(
     assert references.notes == ("Not verified at flag [], x [3, 3]: the original fails there: ValueError: not three",)
     with pytest.raises(ReferenceFailed):
         record_references([*SAMPLES, further[0]], picky, tmp_path / "own")
+
+
+def test_only_our_own_samples_of_other_sizes_are_left_out_for_fixed_inputs(tmp_path):
+    further = [{"x": np.ones((size, 3), np.float32), "flag": np.array(True)} for size in (2, 4)]
+    references = record_references(SAMPLES, original, tmp_path, further=further)
+    fixed = references.of_fixed_sizes([TensorSpec("x", "float32", (2, 3)), TensorSpec("flag", "bool", ())])
+    assert [len(feeds["x"]) for feeds, _ in fixed] == [2, 1, 2]  # the user's sample of one row stays, and fails
+    assert fixed.further == 1
+    assert len(references.of_fixed_sizes([TensorSpec("x", "float32", ("n", 3))])) == len(references)
