@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -107,6 +108,30 @@ def _leaky() -> Iterator[Activation]:
         yield Activation("Elu", 6, Op("Where", (Op(above, (X, Number(0.0))), X, unscaled)))
 
 
+def _of_two_parts() -> Iterator[Activation]:
+    """max(x, 0) + min(a (exp(x / b) - 1), 0) is Elu where b is 1, and Celu where a is b."""
+    for argument, op_type, opset, attributes in (
+        (X, "Elu", 6, _positive_alpha),
+        (Op("Div", (X, Number(name="by"))), "Celu", 12, _celu),
+        (Op("Mul", (X, Number(name="times"))), "Celu", 12, _celu),
+    ):
+        unscaled = Op("Sub", (Op("Exp", (argument,)), Number(1.0)))
+        below = Op("Min", (Op("Mul", (Number(name="alpha"), unscaled)), Number(0.0)))
+        yield Activation(op_type, opset, Op("Add", (Op("Relu", (X,)), below)), attributes)
+    plain = Op("Min", (Op("Sub", (Op("Exp", (X,)), Number(1.0))), Number(0.0)))
+    yield Activation("Elu", 6, Op("Add", (Op("Relu", (X,)), plain)))
+
+
+def _positive_alpha(numbers: Numbers) -> dict[str, float] | None:
+    """A negative factor turns the sign, so that the smaller of the product and 0 is another branch."""
+    return _alpha(numbers) if numbers["alpha"] > 0 else None
+
+
+def _celu(numbers: Numbers) -> dict[str, float] | None:
+    by = numbers["by"] if "by" in numbers else 1 / (numbers["times"] or math.inf)
+    return _positive_alpha(numbers) if is_near(by, numbers["alpha"]) else None
+
+
 def _alpha(numbers: Numbers) -> dict[str, float] | None:
     return {"alpha": numbers["alpha"]}
 
@@ -126,6 +151,7 @@ ACTIVATIONS: tuple[Activation, ...] = (
     *_hard_sigmoid(),
     *_smooth(),
     *_leaky(),
+    *_of_two_parts(),
     *_rectified(),
 )
 """In the order in which they are tried at one node: the longer form before the one that it contains."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FuseActivation(Pass):
-    """Raise the expressions of HardSwish, HardSigmoid, Mish, Swish, LeakyRelu, Elu, Softsign, Sigmoid and Relu.
+    """Raise the expressions of HardSwish, HardSigmoid, Mish, Swish, LeakyRelu, Elu, Celu, Softsign, Sigmoid and Relu.
 
     | form (products and sums in any order; a clip also as Min of Max, or Min of Relu) | becomes |
     |---|---|
@@ -30,7 +30,8 @@ class FuseActivation(Pass):
     | x * sigmoid(alpha x), x / (1 + exp(-x)) | Swish, in opset 24 and later |
     | 1 / (1 + exp(-x)) | Sigmoid |
     | max(x, a x) with a in [0, 1], x > 0 ? x : a x | LeakyRelu |
-    | x > 0 ? x : a (exp(x) - 1) | Elu |
+    | x > 0 ? x : a (exp(x) - 1), max(x, 0) + min(a (exp(x) - 1), 0) | Elu |
+    | max(x, 0) + min(a (exp(x / a) - 1), 0) | Celu |
     | x / (1 + abs(x)) | Softsign |
     | max(x, 0), clip(x, 0) | Relu |
 

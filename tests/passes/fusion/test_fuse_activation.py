@@ -10,7 +10,17 @@ from passes.fusion.fuse_activation import FuseActivation
 from passes.pipeline import Pipeline
 from tests.support.rewriting import add_weights, graph_from, operators, reasons, rewrite
 
-NUMBERS = {"zero": 0.0, "one": 1.0, "three": 3.0, "six": 6.0, "sixth": 1 / 6, "half": 0.5, "tenth": 0.1, "two": 2.0}
+NUMBERS = {
+    "zero": 0.0,
+    "one": 1.0,
+    "three": 3.0,
+    "six": 6.0,
+    "sixth": 1 / 6,
+    "half": 0.5,
+    "tenth": 0.1,
+    "two": 2.0,
+    "minus": -1.0,
+}
 CONSTANTS = " ".join(f"{name} = Constant <value = float {{{value}}}> ()" for name, value in NUMBERS.items())
 FEEDS = ({"x": np.linspace(-9, 9, 35, dtype=np.float32).reshape(5, 7)},)
 
@@ -57,6 +67,16 @@ FORMS: list[tuple[str, str]] = [
     ("LeakyRelu", "g = GreaterOrEqual (x, zero) a = Mul (x, tenth) y = Where (g, x, a)"),
     ("LeakyRelu", "g = Less (x, zero) a = Mul (x, six) y = Where (g, a, x)"),
     ("LeakyRelu", "g = LessOrEqual (x, zero) a = Mul (x, tenth) y = Where (g, a, x)"),
+    ("Elu", "r = Relu (x) e = Exp (x) m = Sub (e, one) a = Mul (half, m) n = Min (zero, a) y = Add (n, r)"),
+    ("Elu", "r = Relu (x) e = Exp (x) m = Sub (e, one) n = Min (m, zero) y = Add (r, n)"),
+    (
+        "Celu",
+        "r = Relu (x) d = Div (x, two) e = Exp (d) m = Sub (e, one) a = Mul (m, two) n = Min (a, zero) y = Add (r, n)",
+    ),
+    (
+        "Celu",
+        "r = Relu (x) d = Mul (half, x) e = Exp (d) m = Sub (e, one) a = Mul (two, m) n = Min (a, zero) y = Add (r, n)",
+    ),
     ("Elu", "g = Greater (x, zero) e = Exp (x) m = Sub (e, one) a = Mul (m, half) y = Where (g, x, a)"),
     ("Elu", "g = GreaterOrEqual (x, zero) e = Exp (x) m = Sub (e, one) a = Mul (m, half) y = Where (g, x, a)"),
     ("Elu", "g = Greater (x, zero) e = Exp (x) m = Sub (e, one) y = Where (g, x, m)"),
@@ -96,6 +116,9 @@ def test_each_operator_of_the_table_has_a_case() -> None:
         "g = Greater (x, zero) e = Exp (x) m = Sub (one, e) y = Where (g, x, m)",
         "e = Exp (x) d = Add (e, one) y = Div (one, d)",
         "p = Softplus (x) t = Tanh (x) y = Mul (t, p)",
+        "r = Relu (x) d = Div (x, half) e = Exp (d) m = Sub (e, one) a = Mul (m, two) n = Min (a, zero) y = Add (r, n)",
+        "r = Relu (x) d = Mul (x, two) e = Exp (d) m = Sub (e, one) a = Mul (m, two) n = Min (a, zero) y = Add (r, n)",
+        "r = Relu (x) e = Exp (x) m = Sub (e, one) a = Mul (m, minus) n = Min (a, zero) y = Add (r, n)",
         "y = Max (one, x)",
         "y = Clip (x, zero, six)",
         "y = Clip (x, , zero)",

@@ -14,7 +14,7 @@ from targets.base import BuildOptions
 from targets.registry import get_target
 from tests.support.rewriting import graph_from, operators, rewrite
 
-NUMBERS = {"slope": 0.25, "shift": 1.5, "top": 6.0, "alpha": 0.3}
+NUMBERS = {"slope": 0.25, "shift": 1.5, "top": 6.0, "alpha": 0.3, "times": 1 / 0.3}
 OPSETS = (23, 24)
 GELUS = {
     "gelu": "h = Mul (x, half) d = Div (x, root) e = Erf (d) p = Add (e, one) y = Mul (h, p)",
@@ -31,7 +31,7 @@ CONSTANTS = """half = Constant <value = float {0.5}> () one = Constant <value = 
 def _written(activation: Activation) -> str:
     """Return the body of a graph that computes the form."""
     lines: list[str] = []
-    by = next((n for n in (6.0, 1 / 6) if activation.attributes({**NUMBERS, "by": n}) is not None), 1.0)
+    by = next(n for n in (6.0, 1 / 6, 0.3) if activation.attributes({**NUMBERS, "by": n}) is not None)
     numbers = {**NUMBERS, "by": by}
 
     def write(form: Form, name: str) -> str:
