@@ -52,6 +52,7 @@ _PLACES = {
     "merge-reshapes": "passes.cleanup.merge_reshapes:MergeReshapes",
     "merge-slices": "passes.cleanup.merge_slices:MergeSlices",
     "pack-qkv": "passes.fusion.pack_qkv:PackQkv",
+    "push-transposes": "passes.cleanup.push_transposes:PushTransposes",
     "quantize-static": "passes.quantize.static:QuantizeStatic",
     "remove-identities": "passes.cleanup.remove_identities:RemoveIdentities",
     "simplify-algebra": "passes.cleanup.simplify_algebra:SimplifyAlgebra",
@@ -130,8 +131,9 @@ def default_pipeline() -> Pipeline:
     """Return the target-independent pipeline: clean up, raise to standard operators, clean up again."""
     cleanup = tuple([PASSES[name]() for name in _CLEANUP])
     fusions = [PASSES[name]() for name in _FUSIONS]
-    # simplify-algebra after the fusions, which look for the longer forms; what one fusion makes, another may need
-    raised = Repeat((*fusions, PASSES["simplify-algebra"](), *cleanup))
+    # what is late comes after the fusions, which look for the longer forms; what one fusion makes, another may need
+    late = (PASSES["simplify-algebra"](), PASSES["push-transposes"]())
+    raised = Repeat((*fusions, *late, *cleanup))
     dead = PASSES["eliminate-dead-code"]()  # a dead reader of an inner value would stop a fusion
     first = (PASSES["inline-functions"](), PASSES["upgrade-opset"]())
     return Pipeline((*first, Repeat(cleanup), dead, raised, PASSES["pack-qkv"](), dead))
