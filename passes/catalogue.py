@@ -51,6 +51,7 @@ _PLACES = {
     "merge-pads": "passes.cleanup.merge_pads:MergePads",
     "merge-reshapes": "passes.cleanup.merge_reshapes:MergeReshapes",
     "merge-slices": "passes.cleanup.merge_slices:MergeSlices",
+    "pack-gate-up": "passes.fusion.pack_gate_up:PackGateUp",
     "pack-qkv": "passes.fusion.pack_qkv:PackQkv",
     "push-transposes": "passes.cleanup.push_transposes:PushTransposes",
     "quantize-static": "passes.quantize.static:QuantizeStatic",
