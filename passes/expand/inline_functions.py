@@ -22,8 +22,6 @@ class InlineFunctions(Pass):
     name: ClassVar[str] = "inline-functions"
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
-        from onnx_ir.passes.common import InlinePass
-
         recorder = context.recorder(self.name)
         if not model.functions:
             return recorder.result()
@@ -36,6 +34,8 @@ class InlineFunctions(Pass):
             elif recorder.may_apply(label):
                 chosen.add(key)
         if chosen:
+            from onnx_ir.passes.common import InlinePass
+
             InlinePass(criteria=lambda function: function.identifier() in chosen)(model)
             for key in chosen:
                 model.functions.pop(key, None)
