@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.dimensions import Dim
 from passes.editing import Editor
+from passes.fusion.transposed_weight import transposed_weight
 from passes.matching import (
     constant_tensor,
     input_at,
@@ -38,11 +39,16 @@ class UnflattenMatmul(Pass):
     | MatMul | MatMul |
     | MatMul, Add of a constant of rank 0 or 1 | MatMul, Add |
 
+    A Gemm that transposes its weight gets the weight transposed, which is read when the model is saved, unless it has
+    more than `max_bytes` bytes.
+
     The form of GPT-2's Conv1D: without the Reshapes, what splits and merges the heads around it can be seen through.
-    Refuses when the product at rank 2 has another reader, when a Gemm transposes or scales (its weight would have to
-    change), when its bias has a row for each row of the product, and when the last shape is not provably the first one
-    with N at its end.
+    Refuses when the product at rank 2 has another reader, when a Gemm scales, or transposes its input (its weight would
+    have to change), when its bias has a row for each row of the product, and when the last shape is not provably the
+    first one with N at its end.
     """
+
+    max_bytes: int = 1 << 26
 
     name: ClassVar[str] = "unflatten-matmul"
 
@@ -50,10 +56,11 @@ class UnflattenMatmul(Pass):
         recorder = context.recorder(self.name)
         facts = infer_shapes(model)
         editor = Editor(model)
+        swapped: dict[ir.Value, ir.Value] = {}
         for graph in model.graphs():
             for node in list(graph):
                 if node.graph is graph and is_op(node, "Reshape"):
-                    _rewrite(node, facts, recorder, editor)
+                    _rewrite(node, facts, recorder, editor, swapped, max_bytes=self.max_bytes)
         return recorder.result()
 
 
@@ -78,7 +85,15 @@ def _product(value: ir.Value | None) -> _Product | None:
     return None
 
 
-def _rewrite(back: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor) -> None:
+def _rewrite(
+    back: ir.Node,
+    facts: ShapeFacts,
+    recorder: Recorder,
+    editor: Editor,
+    swapped: dict[ir.Value, ir.Value],
+    *,
+    max_bytes: int,
+) -> None:
     found = _product(back.inputs[0])
     if found is None or found.node.graph is not back.graph:
         return
@@ -92,10 +107,17 @@ def _rewrite(back: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Edito
         return
     if len(result) != len(shape) or matrix[-1] != shape[-1]:
         return  # another reshape than a flattening of the leading axes, such as a split into heads
-    reason = _obstacle(found, back, facts)
+    is_transposed = found.node.op_type == "Gemm" and integer(found.node, "transB", 0) == 1
+    columns = (facts.shape(weight) or (None, None))[0 if is_transposed else 1]
+    reason = _obstacle(found, back, columns, facts)
+    if not reason and is_transposed:
+        tensor = constant_tensor(weight)
+        if tensor is None:
+            reason = f"the Gemm transposes '{weight.name}', which is not constant"
+        elif tensor.nbytes > max_bytes:
+            reason = f"the Gemm transposes its weight, whose copy would have {tensor.nbytes} bytes"
     if not reason:
-        columns = facts.shape(weight)
-        wanted = (*shape[:-1], None if columns is None else columns[-1])
+        wanted = (*shape[:-1], columns)
         if any(dim is None for dim in wanted) or result != wanted:
             reason = f"the shape of '{back.outputs[0].name}' is not provably that of '{value.name}' up to the last axis"
     if reason:
@@ -106,6 +128,10 @@ def _rewrite(back: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Edito
     output = back.outputs[0]
     name = str(output.name)
     dims = output.shape
+    if is_transposed:
+        if weight not in swapped:
+            swapped[weight] = transposed_weight(weight, editor)
+        weight = swapped[weight]
     new = editor.insert(back, "MatMul", [value, weight], name=f"{name}_product" if found.bias else name, like=output)
     if found.bias is not None:
         new = editor.insert(back, "Add", [new, found.bias], name=name, like=output)
@@ -114,7 +140,7 @@ def _rewrite(back: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Edito
     editor.take_over(output, new)
 
 
-def _obstacle(found: _Product, back: ir.Node, facts: ShapeFacts) -> str:
+def _obstacle(found: _Product, back: ir.Node, columns: Dim | None, facts: ShapeFacts) -> str:
     """Return why this product cannot be taken as it is; empty when it can."""
     gemm = found.node
     reason = other_readers(found.last.outputs[0], back)
@@ -122,13 +148,12 @@ def _obstacle(found: _Product, back: ir.Node, facts: ShapeFacts) -> str:
         reason = other_readers(gemm.outputs[0], found.last)
     if reason or gemm.op_type != "Gemm":
         return reason
-    if integer(gemm, "transA", 0) or integer(gemm, "transB", 0):
-        return "the Gemm transposes, so its weight would have to be copied"
+    if integer(gemm, "transA", 0):
+        return "the Gemm transposes its input"
     if number(gemm, "alpha", 1.0) != 1 or (found.bias is not None and number(gemm, "beta", 1.0) != 1):
         return "the Gemm scales, so its weight or bias would have to change"
     bias = facts.shape(found.bias)
-    columns = facts.shape(gemm.inputs[1])
-    if found.bias is not None and (bias is None or columns is None or not _is_row(bias, columns[-1])):
+    if found.bias is not None and (bias is None or not _is_row(bias, columns)):
         return f"the bias '{found.bias.name}' is not provably the same for all rows"
     return ""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from passes.fusion.unflatten_matmul import UnflattenMatmul
@@ -57,8 +58,8 @@ def test_a_scalar_bias_of_the_gemm_is_added_to_all() -> None:
 
 
 REFUSED = {
-    "the Gemm transposes, so its weight would have to be copied": (
-        "f = Reshape (x, rows) p = Gemm <transB = 1> (f, w, b) y = Reshape (p, back)",
+    "the Gemm transposes 'v', which is not constant": (
+        "v = Neg (w) f = Reshape (x, rows) p = Gemm <transB = 1> (f, v, b) y = Reshape (p, back)",
         {"weight": (6, 4)},
     ),
     "the Gemm scales, so its weight or bias would have to change": (
@@ -104,3 +105,16 @@ def test_a_reshape_that_splits_the_last_axis_is_another_thing() -> None:
     after, result = rewrite(add_weights(graph_from(text), w=random_array(4, 6)), UnflattenMatmul())
     assert "Gemm" in operators(after)
     assert not result.applied
+
+
+def test_a_weight_that_the_gemm_transposes_is_stored_transposed() -> None:
+    body = "f = Reshape (x, rows) p = Gemm <transB = 1> (f, w, b) y = Reshape (p, back)"
+    model = _model(body, weight=(6, 4))
+    after, result = rewrite(model, UnflattenMatmul())
+    assert [op for op in operators(after) if op != "Constant"] == ["MatMul", "Add"]
+    assert len(result.applied) == 1
+    stored = after.graph.initializers["w_transposed"].const_value
+    assert stored is not None
+    np.testing.assert_array_equal(stored.numpy(), random_array(6, 4).T)
+    _, result = rewrite(model, UnflattenMatmul(max_bytes=95))
+    assert reasons(result) == ["the Gemm transposes its weight, whose copy would have 96 bytes"]
