@@ -11,7 +11,6 @@ from targets.xla.lowering.call import Call
 from targets.xla.lowering.registry import lowers
 from targets.xla.lowering.values import (
     Dequantized,
-    Unsupported,
     dims_from,
     host_dims,
     ints_from,
@@ -19,6 +18,9 @@ from targets.xla.lowering.values import (
     object_array,
     on_device,
 )
+
+_HUGE = 1 << 30
+"""A bound of a slice beyond it means the end of the axis."""
 
 
 @lowers("Shape", since=1)
@@ -163,15 +165,36 @@ def _sliced(call: Call, x: Any, starts: Any, ends: Any, axes: Any, steps: Any) -
         size = x.shape[axis]
         if isinstance(size, int) and not isinstance(end, int):
             call.suggest_bound(f"{end} <= {size}")
+        if step > 0:
+            for bound in (start, end):
+                _suggest_inside(call, bound, size)
         index[axis] = slice_of(start, end, step, size)
     return x[tuple(index)]
 
 
+def _suggest_inside(call: Call, bound: Any, size: Any) -> None:
+    """Suggest that a bound counted from an axis's end, or computed from sizes, does not fall before its beginning."""
+    if isinstance(bound, int) and (isinstance(size, int) or bound >= 0 or bound <= -_HUGE):
+        return
+    place = size + bound if _is_below_zero(bound) else bound
+    if _is_below_zero(place) is None:
+        call.suggest_bound(f"{place} >= 0")
+
+
+def _is_below_zero(dim: Any) -> bool | None:
+    """Return None where that depends on the sizes."""
+    from jax.errors import InconclusiveDimensionOperation
+
+    try:
+        return bool(dim < 0)
+    except InconclusiveDimensionOperation:
+        return None
+
+
 def slice_of(start: Any, end: Any, step: int, size: Any) -> slice:
     """Return one axis's slice as Python spells it: ends beyond the axis, such as INT_MAX, become None."""
-    huge = 1 << 30
-    begin = None if isinstance(start, int) and (start <= -huge if step > 0 else start >= huge) else start
-    stop = None if isinstance(end, int) and (end >= huge if step > 0 else end <= -huge) else end
+    begin = None if isinstance(start, int) and (start <= -_HUGE if step > 0 else start >= _HUGE) else start
+    stop = None if isinstance(end, int) and (end >= _HUGE if step > 0 else end <= -_HUGE) else end
     if isinstance(size, int):
         if isinstance(begin, int) and step < 0 and begin < -size:
             begin = -size  # ONNX reads the first row, where Python reads none
@@ -203,8 +226,6 @@ def _split(call: Call, x: Any, sizes: list[Any] | None) -> Any:
     if sizes is None:
         count = call.integer("num_outputs", call.output_count)
         size = x.shape[axis]
-        if not isinstance(size, int):
-            raise Unsupported("an equal split of a symbolic dimension")
         each = -(-size // count)
         sizes = [each] * (count - 1)
         sizes.append(size - sum(sizes))

@@ -143,6 +143,41 @@ def test_a_symbolic_quotient_is_cut_toward_zero(tmp_path: Path):
             }
 
 
+SLICES = """g (float[s, 2] x) => (float[q, 2] y) {
+    one = Constant <value_ints = [1]> ()
+    zero = Constant <value_ints = [0]> ()
+    back = Constant <value_ints = [-3]> ()
+    end = Constant <value_ints = [9223372036854775807]> ()
+    size = Shape <start = 0, end = 1> (x)
+    FORM
+}"""
+
+
+@pytest.mark.parametrize(
+    ("form", "bounds"),
+    [
+        ("y = Slice(x, back, end, zero)", ["s - 3 >= 0"]),
+        ("y = Slice(x, zero, back, zero)", ["s - 3 >= 0"]),
+        ("start = Add(size, back) y = Slice(x, start, size, zero)", ["s - 3 >= 0"]),
+        ("start = Neg(size) rows = Slice(table, start, end, zero) y = Add(x, rows)", ["- s + 9 >= 0"]),
+        ("y, other = Split <axis = 0, num_outputs = 2> (x)", []),
+    ],
+)
+def test_slices_and_splits_of_symbolic_axes_are_right_within_their_bounds(form: str, bounds: list[str], tmp_path: Path):
+    table = {"table": np.random.default_rng(0).standard_normal((9, 2)).astype(np.float32)} if "table" in form else {}
+    model = model_from(SLICES.replace("FORM", form), **table)
+    artifact = build(model, tmp_path)
+    assert artifact.manifest.details["bounds"] == bounds
+    with XlaTarget().open(artifact) as runner:
+        for size in (3, 4, 7, 9):
+            feeds = {"x": np.random.default_rng(size).standard_normal((size, 2)).astype(np.float32)}
+            np.testing.assert_allclose(runner(feeds)["y"], unoptimized(model, feeds)["y"], rtol=0, atol=1e-6)
+        if bounds:
+            with pytest.raises(UsageError) as refused:
+                runner({"x": np.zeros((2 if "3" in bounds[0] else 10, 2), np.float32)})
+            assert bounds[0] in refused.value.hint
+
+
 HALVES = """g (float[batch, 1, height, 8] x) => (float[batch, 2, height, 8] y, float[batch, 1, h, 4] half) {
     half = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w)
     whole = ConvTranspose <strides = [2, 2]> (half, v)
