@@ -16,6 +16,7 @@ _PLACES = {
     "eliminate-common-subexpressions": "passes.cleanup.eliminate_common_subexpressions:EliminateCommonSubexpressions",
     "eliminate-dead-code": "passes.cleanup.eliminate_dead_code:EliminateDeadCode",
     "expand-attention": "passes.expand.expand_attention:ExpandAttention",
+    "expand-contrib": "passes.expand.expand_contrib:ExpandContrib",
     "expand-functions": "passes.expand.expand_functions:ExpandFunctions",
     "expand-group-normalization": "passes.expand.expand_group_normalization:ExpandGroupNormalization",
     "expand-sum": "passes.expand.expand_sum:ExpandSum",

@@ -13,6 +13,7 @@ from passes.cleanup.fold_shapes import FoldShapes
 from passes.cleanup.remove_identities import RemoveIdentities
 from passes.errors import MissingDependency
 from passes.expand.expand_attention import ExpandAttention
+from passes.expand.expand_contrib import ExpandContrib
 from passes.pipeline import Pipeline, Repeat
 from targets.base import Artifact, BuildOptions, Readiness, Runner
 from targets.openvino.runtime import device_label, load_openvino, the_core
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LEGALISATION = Pipeline(
     (
+        ExpandContrib(),
         ExpandAttention(),
         Repeat((FoldConstants(), FoldShapes(), RemoveIdentities(), EliminateCommonSubexpressions())),
         EliminateDeadCode(),

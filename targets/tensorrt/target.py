@@ -15,6 +15,7 @@ from passes.cleanup.fold_shapes import FoldShapes
 from passes.cleanup.remove_identities import RemoveIdentities
 from passes.errors import Blocker, ModelBlocked, UsageError
 from passes.expand.expand_attention import ExpandAttention
+from passes.expand.expand_contrib import ExpandContrib
 from passes.expand.expand_functions import ExpandFunctions
 from passes.expand.materialize_broadcasts import MaterializeBroadcasts
 from passes.pipeline import Pipeline, Repeat
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 LEGALISATION = Pipeline(
     (
+        ExpandContrib(),
         ExpandAttention(),
         ExpandFunctions(),
         MaterializeBroadcasts(),

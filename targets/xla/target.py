@@ -67,10 +67,11 @@ class XlaTarget:
         return capabilities_of(settings_from(options))
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
-        """Return nothing to rewrite: the lowering takes the raised operators, and casts to low precision, itself."""
+        """Return what takes ONNX Runtime's operators apart: the lowering takes the raised ones, and casts, itself."""
+        from passes.expand.expand_contrib import ExpandContrib
         from passes.pipeline import Pipeline
 
-        return Pipeline()
+        return Pipeline((ExpandContrib(),))
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         """Return every type, operator and data-dependent shape that cannot be lowered."""

@@ -12,6 +12,7 @@ from passes.check import difference, run_model
 from targets.base import BuildOptions
 from targets.onnxruntime.capabilities import NOT_WORTH_KEEPING, SAVES_NODES_ALONE, kernels_of
 from targets.onnxruntime.target import OnnxRuntimeTarget
+from targets.registry import get_target
 from tests.support.rewriting import add_weights, graph_from, operators, random_array
 
 TARGET = OnnxRuntimeTarget()
@@ -44,6 +45,18 @@ def legal(model: ir.Model, **settings: str) -> ir.Model:
 )
 def test_a_layer_of_a_transformer(settings: dict[str, str], expected: list[str]) -> None:
     assert operators(legal(block(), **settings)) == expected
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorrt", "xla"])
+def test_other_targets_take_a_graph_that_was_made_for_this_one(name: str) -> None:
+    model = legal(block(), operators="fewest")
+    other, options = get_target(name), BuildOptions()
+    context = Context(other.capabilities(options))
+    after, _ = other.pipeline(options).run(model, context=context)
+    assert all(context.capabilities.has_kernel(node.op_type, domain=node.domain) for node in after.graph)
+    feed = {"x": random_array(3, 5, 8, seed=9)}
+    ((expected,), (given,)) = run_model(model, (feed,)), run_model(after, (feed,))
+    assert difference(expected, given, relative=1e-4, absolute=1e-5) == ""
 
 
 def test_a_provider_without_known_kernels_gets_standard_operators(monkeypatch: pytest.MonkeyPatch) -> None:
