@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
+from passes.cleanup.changed_meanings import state_defaults, why_not_converted
 from passes.matching import opset_of
 from passes.serialization import OPSET_MINIMUM, read_attributes, read_tensor
 
@@ -24,8 +25,8 @@ class UpgradeOpset(Pass):
 
     onnx's converter takes a model up to opset 18, without its weights, and onnxscript's adapts the few operators that
     changed after that. The interface, value names and source locations stay. IR version 10 or newer is stated.
-    Refuses, leaving the model as it was, when a converter fails, model functions have not been inlined, or the opset is
-    older than 9.
+    Refuses, leaving the model as it was, when a converter fails or would change what a node means, model functions have
+    not been inlined, or the opset is older than 9.
     """
 
     name: ClassVar[str] = "upgrade-opset"
@@ -48,6 +49,10 @@ class UpgradeOpset(Pass):
         if opset < OPSET_MINIMUM:
             recorder.refuse(label, f"opset {opset} is older than {OPSET_MINIMUM}, where Scan got another meaning")
             return recorder.result()
+        reason = why_not_converted(model, self.target)
+        if reason:
+            recorder.refuse(label, reason)
+            return recorder.result()
         try:
             graph = _converted(model, _SAFE_START) if opset < _SAFE_START else None
         except Exception as error:
@@ -56,6 +61,7 @@ class UpgradeOpset(Pass):
         if not recorder.may_apply(label, f"{opset}-to-{self.target}"):
             return recorder.result()
         if graph is not None:
+            state_defaults(graph, opset)
             model.graph = graph
         _bump(model, self.target)
         model.ir_version = max(model.ir_version, 10)

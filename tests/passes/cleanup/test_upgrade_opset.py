@@ -6,9 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes.base import Context
 from passes.cleanup.upgrade_opset import UpgradeOpset
 from passes.matching import opset_of
 from passes.serialization import load_model, save_model
+from tests.support.golden import graph_text
 from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite
 
 OLD = {
@@ -145,3 +147,69 @@ def test_nodes_that_the_converter_adds_take_no_name_twice() -> None:
     names = [node.name for node in after.graph if node.name]
     assert len(names) == len(set(names))
     assert next(node for node in after.graph if "y" in [value.name for value in node.outputs]).name == "n0"
+
+
+SAME = {
+    "linear resize": (
+        10,
+        "1,1,3,3",
+        'k = Constant <value = float[4] {1.0, 1.0, 2.0, 1.5}> () y = Resize <mode = "linear"> (x, k)',
+    ),
+    "nearest resize": (10, "1,1,4,4", "k = Constant <value = float[4] {1.0, 1.0, 1.5, 2.0}> () y = Resize (x, k)"),
+    "smaller resize": (10, "1,1,6,6", "k = Constant <value = float[4] {1.0, 1.0, 0.5, 0.5}> () y = Resize (x, k)"),
+    "upsample": (
+        9,
+        "1,1,3,3",
+        'k = Constant <value = float[4] {1.0, 1.0, 2.0, 3.0}> () y = Upsample <mode = "linear"> (x, k)',
+    ),
+    "hardmax": (11, "2,3,4", "y = Hardmax <axis = 2> (x)"),
+    "hardmax by default": (11, "3,4", "y = Hardmax (x)"),
+    "softmax flattens": (11, "2,3,4", "y = Softmax (x)"),
+    "log softmax flattens": (11, "2,3,4", "y = LogSoftmax <axis = 0> (x)"),
+    "group norm of a Constant": (
+        18,
+        "2,4,3",
+        "s = Constant <value = float[2] {1.0, 2.0}> () y = GroupNormalization <num_groups = 2> (x, s, s)",
+    ),
+    "grid": (16, "1,1,4,4", "g = Constant <value = float[1,1,1,2] {0.3, 0.4}> () y = GridSample (x, g)"),
+    "fourier": (17, "1,8,1", "y = DFT (x)"),
+}
+
+
+@pytest.mark.parametrize(("opset", "dims", "body"), SAME.values(), ids=SAME)
+def test_what_changed_by_default_is_written_out(opset: int, dims: str, body: str) -> None:
+    model = graph_from(f"g (float[{dims}] x) => (float y) {{ {body} }}", opset=opset)
+    model.graph.outputs[0].shape = None
+    _, result = rewrite(model, UpgradeOpset())
+    assert [event.rule for event in result.applied] == [f"{opset}-to-23"]
+
+
+KEPT = {
+    "hardmax": (11, "float[2,3,4] x", "y = Hardmax (x)", "flattens the axes"),
+    "mask": (10, "float[2,3] x", "o, y = Dropout (x)", "the mask of Dropout"),
+    "half bounds": (10, "float16[2,3] x", "y = Clip <min = 0.0> (x)", "float bounds"),
+    "scales": (10, "float[1,1,4,4] x, float[4] k", "y = Resize (x, k)", "not constant"),
+    "nearest": (
+        10,
+        "float[1,1,5,5] x",
+        "k = Constant <value = float[4] {1.0, 1.0, 0.7, 1.0}> () y = Resize (x, k)",
+        "not defined before opset 11",
+    ),
+    "groups": (18, "float[2,C,3] x, float[D] s", "y = GroupNormalization <num_groups = 2> (x, s, s)", "not known"),
+    "regions": (
+        16,
+        "float[1,1,8,8] x, float[1,4] r, int64[1] i",
+        "y = RoiAlign <output_height = 2, output_width = 2> (x, r, i)",
+        "no kernel for RoiAlign",
+    ),
+}
+
+
+@pytest.mark.parametrize(("opset", "inputs", "body", "reason"), KEPT.values(), ids=KEPT)
+def test_what_would_mean_something_else_is_refused_and_kept(opset: int, inputs: str, body: str, reason: str) -> None:
+    model = graph_from(f"g ({inputs}) => (float y) {{ {body} }}", opset=opset)
+    before = graph_text(model)
+    result = UpgradeOpset().run(model, Context())
+    assert result.applied == ()
+    assert reason in reasons(result)[0]
+    assert (graph_text(model), opset_of(model)) == (before, opset)
