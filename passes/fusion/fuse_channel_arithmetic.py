@@ -14,6 +14,7 @@ from passes.matching import (
     SMALL_BYTES,
     constant_array,
     constant_tensor,
+    input_at,
     integers,
     is_op,
     number,
@@ -43,8 +44,8 @@ class FuseChannelArithmetic(Pass):
     | MatMul of a constant matrix, also with the Add of its bias after it | yes | no: it would still be an Add |
 
     Transposes may lie between: a ConvNeXt block's layer scale comes after the Transpose of its last product. Only
-    weights up to `max_bytes` are changed. Refuses when a value between has another reader, the weight varies, is larger
-    than that or is read by other nodes as well, or the result overflows.
+    weights up to `max_bytes` are changed. Refuses when a value between has another reader or lies in another graph, the
+    weight varies, is larger than that or is read by other nodes as well, or the result overflows or underflows.
     """
 
     name: ClassVar[str] = "fuse-channel-arithmetic"
@@ -102,7 +103,7 @@ def _source(
     current: ir.Value | None = value
     while current is not None:
         node = current.producer()
-        if node is None or node.domain != "" or node.graph is not value.producer().graph:  # type: ignore[union-attr]
+        if node is None or node.domain != "":
             return None
         if node.op_type == "Transpose":
             perm = integers(node, "perm") or tuple(reversed(range(rank)))
@@ -134,6 +135,8 @@ def _obstacle(match: _Match, weights: Weights | str, max_bytes: int) -> str:
     """Return why the weights cannot take the constant; empty when they can."""
     source = match.source
     chain = (source, *match.between, match.last)
+    if any(node.graph is not match.last.graph for node in chain):
+        return "part of the chain lies in another graph"
     for node in (source, *match.between):
         reason = other_readers(node.outputs[0], *chain)
         if reason:
@@ -166,8 +169,7 @@ def _fold(match: _Match, max_bytes: int, recorder: Recorder, editor: Editor) -> 
         recorder.refuse(last, changed)
         return
     output = last.outputs[0]
-    movable = not output.is_graph_output() or match.varying.producer() is not None
-    if not movable or not recorder.may_apply(last, source.op_type):
+    if not recorder.may_apply(last, source.op_type):
         return
     for node, index, array in changed.inputs:
         if index >= len(node.inputs):
@@ -199,6 +201,8 @@ def _scale(match: _Match, weights: Weights) -> _Changed | str:
     attributes: list[tuple[str, float]] = []
     if source.op_type == "Gemm" and factor.ndim == 0:
         attributes = [(name, number(source, name, 1.0) * float(factor)) for name in ("alpha", "beta")]
+        if not all(_fits_attribute(value, weights.weight.dtype.numpy()) for _, value in attributes):
+            return "the scaled alpha or beta is not a number of 32 bits"
     else:
         inputs.append((source, 1, scaled(source, weights.weight.numpy(), factor)))
         if weights.bias is not None:
@@ -209,6 +213,14 @@ def _scale(match: _Match, weights: Weights) -> _Changed | str:
         assert bias is not None
         inputs.append((match.bias_add, index, bias.numpy().astype(np.float64) * factor))
     return _narrowed(inputs, weights, attributes)
+
+
+def _fits_attribute(value: float, dtype: np.dtype) -> bool:
+    """Return whether an attribute, a float of 32 bits, holds the factor as well as a weight of this type would."""
+    with np.errstate(over="ignore", under="ignore"):
+        held = np.float32(value)
+    is_normal = np.isfinite(held) and (value == 0 or abs(held) >= np.finfo(np.float32).tiny)
+    return bool(is_normal) and (dtype.itemsize <= 4 or float(held) == value)
 
 
 def _shift(match: _Match, weights: Weights) -> _Changed | str:
@@ -223,8 +235,21 @@ def _narrowed(
 ) -> _Changed | str:
     """Return the change in the weight's own type, or why it does not fit."""
     dtype = weights.weight.dtype.numpy()
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         narrow = [(node, index, array.astype(dtype)) for node, index, array in inputs]
     if not all(np.all(np.isfinite(array.astype(np.float64))) for _, _, array in narrow):
         return "the scaled weight is not finite"
+    if any(_underflows(constant_tensor(input_at(node, index)), array) for node, index, array in narrow):
+        return "the scaled weight underflows"
     return _Changed(tuple(narrow), tuple(attributes))
+
+
+def _underflows(old: ir.TensorProtocol | None, new: np.ndarray) -> bool:
+    """Return whether a number that had all the digits of its type lost some by becoming too small for them."""
+    import ml_dtypes
+
+    tiny = ml_dtypes.finfo(new.dtype).tiny
+    small = np.abs(new) < tiny
+    if old is None or not small.any():
+        return False
+    return bool(np.any(small & (np.abs(np.broadcast_to(old.numpy(), new.shape)) >= tiny)))

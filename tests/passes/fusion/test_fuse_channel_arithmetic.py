@@ -177,3 +177,49 @@ def test_a_weight_that_would_overflow_is_refused() -> None:
     weight, factor = np.full((4, 6), 60000, dtype=np.float16), np.array(2, dtype=np.float16)
     _, result = rewrite(add_weights(graph_from(text), w=weight, k=factor), FuseChannelArithmetic())
     assert reasons(result) == ["the scaled weight is not finite"]
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ("p = MatMul (x, w)", "a = Mul (p, k)"),
+        ("p = MatMul (x, w)", "q = Mul (p, k) a = Relu (q)"),
+        ("p = MatMul (x, w) t = Transpose <perm = [1, 0]> (p)", "a = Mul (t, k)"),
+        ("p = Gemm (x, w)", "t = Transpose <perm = [1, 0]> (p) a = Mul (t, k)"),
+        ("p = Gemm (x, w)", "a = Add (p, k)"),
+    ],
+)
+def test_a_constant_in_a_branch_leaves_the_weight_outside(outer: str, inner: str) -> None:
+    then, other = f"float[4,4] a) {{ {inner} }}", "float[4,4] b) { b = Neg (x) }"
+    body = f"{outer} y = If (c) <then_branch = t () => ({then}, else_branch = e () => ({other}>"
+    model = graph_from(f"g (float[4,4] x, float[4,4] w, float k, bool c) => (float[4,4] y) {{ {body} }}")
+    add_weights(model, w=random_array(4, 4), k=np.array(3, dtype=np.float32))
+    feeds = tuple({"x": random_array(4, 4, seed=1), "c": np.array(chosen)} for chosen in (True, False))
+    _, result = rewrite(model, FuseChannelArithmetic(), feeds=feeds)
+    assert reasons(result) == ["part of the chain lies in another graph"]
+
+
+def test_a_weight_that_would_underflow_is_refused() -> None:
+    text = "g (float16[1,4] x, float16[4,6] w, float16 k) => (float16[1,6] y) { p = MatMul (x, w) y = Mul (p, k) }"
+    weight, factor = np.full((4, 6), 1e-3, dtype=np.float16), np.array(1e-5, dtype=np.float16)
+    _, result = rewrite(add_weights(graph_from(text), w=weight, k=factor), FuseChannelArithmetic())
+    assert reasons(result) == ["the scaled weight underflows"]
+
+
+def test_zeros_in_the_weight_do_not_underflow() -> None:
+    text = "g (float[N,4] x, float[4,6] w, float k) => (float[N,6] y) { p = MatMul (x, w) y = Mul (p, k) }"
+    weight, factor = np.eye(4, 6, dtype=np.float32), np.array(0, dtype=np.float32)
+    after, _ = rewrite(
+        add_weights(graph_from(text), w=weight, k=np.array(0.5, dtype=np.float32)), FuseChannelArithmetic()
+    )
+    assert operators(after) == ["MatMul"]
+    after, result = rewrite(add_weights(graph_from(text), w=weight, k=factor), FuseChannelArithmetic())
+    assert operators(after) == ["MatMul", "Mul"]
+    assert reasons(result) == ["the scaled weight underflows"]
+
+
+def test_a_factor_that_the_gemm_cannot_hold_is_refused() -> None:
+    text = "g (double[N,4] x, double[4,6] w, double k) => (double[N,6] y) { p = Gemm (x, w) y = Mul (p, k) }"
+    model = add_weights(graph_from(text), w=random_array(4, 6).astype(np.float64), k=np.array(0.1))
+    _, result = rewrite(model, FuseChannelArithmetic())
+    assert reasons(result) == ["the scaled alpha or beta is not a number of 32 bits"]
