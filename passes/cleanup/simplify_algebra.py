@@ -38,7 +38,7 @@ class SimplifyAlgebra(Pass):
     | Where with a condition that is the same throughout, or two equal branches | the branch |
 
     Products of constants round once where the chain rounded twice. Refuses chains whose constants would overflow,
-    underflow or cancel, chains whose first result has another reader, and constants that add axes.
+    underflow or cancel, products in float16, chains whose first result has another reader, and constants that add axes.
     """
 
     name: ClassVar[str] = "simplify-algebra"
@@ -133,6 +133,8 @@ def _why_inexact(a: np.ndarray, b: np.ndarray, merged: np.ndarray, op_type: str)
     one, two, both = (float(array.reshape(-1)[0]) for array in (a, b, merged))
     if a.dtype.kind != "f":  # bfloat16 and the eight-bit types
         return "its type is not one that numpy rounds"
+    if a.dtype.itemsize == 2 and op_type == "Mul":
+        return "a float16 product in between may overflow"
     if op_type == "Add":
         if both in (float("inf"), float("-inf")) or both != both:
             return "the constants overflow"

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.cleanup.simplify_algebra import SimplifyAlgebra
-from tests.support.rewriting import graph_from, operators, reasons, rewrite
+from tests.support.rewriting import add_weights, graph_from, operators, reasons, rewrite
 
 CONSTANTS = """
     two = Constant <value = float {2.0}> () three = Constant <value = float[1] {3.0}> ()
@@ -102,3 +102,12 @@ def test_infinities_nan_and_signed_zeros_are_kept() -> None:
     assert "Neg" not in _left(after)
     for old, new in zip(run_model(model, feeds), run_model(after, feeds), strict=True):
         np.testing.assert_array_equal(old["y"].view(np.int32) & 0x7FFFFFFF, new["y"].view(np.int32) & 0x7FFFFFFF)
+
+
+def test_products_in_half_precision_are_left_alone() -> None:
+    """x * 300 * (1 / 300) is infinite on the way for x = 300, and x is not."""
+    model = graph_from("g (float16[3] x, float16 a, float16 b) => (float16[3] y) { t = Mul (x, a) y = Mul (t, b) }")
+    add_weights(model, a=np.array(300, np.float16), b=np.array(1 / 300, np.float16))
+    _, result = rewrite(model, SimplifyAlgebra(), is_exact=True)
+    assert not result.applied
+    assert reasons(result) == ["a float16 product in between may overflow"]
