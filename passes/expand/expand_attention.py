@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from passes.base import Context, Pass, PassResult, Recorder
 from passes.dimensions import Dim, quotient
 from passes.editing import Editor
+from passes.expand.causal_mask import CausalMasks
 from passes.matching import constant_array, constant_number, input_at, integer, is_op, number, opset_of, producer_of
 from passes.shapes import ShapeFacts, infer_shapes
 
@@ -23,7 +24,8 @@ class ExpandAttention(Pass):
 
     Leaner than the body that ONNX defines: the scale is folded into the query, masks are made additive once, and the
     rule that a wholly masked row yields 0 costs one Mul on the result, or nothing where the mask cannot hide a row.
-    A cache is appended by Concat. Refuses causal attention, a cache of stated lengths, the score output, a softmax in
+    A cache is appended by Concat. The mask of causal attention is made once for all nodes of its lengths, by Trilu.
+    Refuses causal attention with a cache or another mask, a cache of stated lengths, the score output, a softmax in
     another precision, and from opset 24 on a mask that may be shorter than the keys; `expand-functions` takes those.
     """
 
@@ -37,9 +39,10 @@ class ExpandAttention(Pass):
         facts = infer_shapes(model)
         editor = Editor(model)
         for graph in model.graphs():
+            causal = CausalMasks(facts, editor)
             for node in list(graph):
                 if is_op(node, "Attention"):
-                    _expand(node, facts, recorder, editor, opset=node.version or opset_of(model))
+                    _expand(node, facts, recorder, editor, causal, opset=node.version or opset_of(model))
         return recorder.result()
 
 
@@ -70,8 +73,8 @@ class _Writer:
 
 
 def _refusal(node: ir.Node, facts: ShapeFacts) -> str:
-    if integer(node, "is_causal", 0):
-        return "it is causal"
+    if integer(node, "is_causal", 0) and any(input_at(node, place) is not None for place in (3, 4)):
+        return "it is causal and has a mask or a cache"
     if len(node.outputs) > 3 and _is_wanted(node.outputs[3]):
         return "it gives its scores"
     if input_at(node, 6) is not None:
@@ -117,8 +120,20 @@ def _short_mask(node: ir.Node, facts: ShapeFacts, opset: int) -> str:
     return "its mask may be shorter than the keys"
 
 
-def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor, *, opset: int) -> None:
+def _expand(
+    node: ir.Node,
+    facts: ShapeFacts,
+    recorder: Recorder,
+    editor: Editor,
+    causal: CausalMasks,
+    *,
+    opset: int,
+) -> None:
     reason = _refusal(node, facts) or _short_mask(node, facts, opset)
+    is_causal = bool(integer(node, "is_causal", 0))
+    causal_mask = causal.mask(node, hidden=_hidden(node)) if is_causal and not reason else None
+    if is_causal and not reason and causal_mask is None:
+        reason = "it is causal, and its lengths are not known"
     if reason:
         recorder.refuse(node, reason)
         return
@@ -159,6 +174,8 @@ def _expand(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor
         cap = write.number(softcap, "softcap")
         scores = write("Div", scores, cap, suffix="scores_divided")
         scores = write("Mul", write("Tanh", scores, suffix="scores_tanh"), cap, suffix="scores_capped")
+    if causal_mask is not None:
+        scores = write("Add", scores, causal_mask(), suffix="scores_causal")
     scores, kept_rows, needs_guard = _masked(write, node, scores)
     weights = write("Softmax", scores, suffix="weights", axis=-1)
     if needs_guard:
@@ -211,12 +228,16 @@ def _masked(write: _Writer, node: ir.Node, scores: ir.Value) -> tuple[ir.Value, 
         return write("Add", scores, mask, suffix="scores_masked"), None, not _is_finite(mask)
     # A number that hides a key, but leaves a wholly masked row finite; such rows are multiplied by 0 at the end. (A
     # Where with the zero of the mask there makes OpenVINO 2026.4 fail: it compiles the two with one shared scalar.)
-    hidden = write.number(-1e30 if _is_wide(node) else -3e4, "hidden")
+    hidden = write.number(_hidden(node), "hidden")
     additive = write("Where", mask, write.number(0.0, "zero"), hidden, suffix="mask")
     assert scores.dtype is not None
     kept = write("Cast", mask, suffix="mask_number", to=int(scores.dtype))
     kept = write("ReduceMax", kept, write.integers([-1], "mask_axis"), suffix="mask_any", keepdims=1)
     return write("Add", scores, additive, suffix="scores_masked"), kept, False
+
+
+def _hidden(node: ir.Node) -> float:
+    return -1e30 if _is_wide(node) else -3e4
 
 
 def _is_wide(node: ir.Node) -> bool:

@@ -39,8 +39,8 @@ class FuseAttention(Pass):
     are repeated for the query heads [groups], a cache that key and value are appended to [cache], head split and head
     merge, with a RotaryEmbedding between, by the form on [B, S, H * D] [heads], and a constant factor of query or key
     [scale]. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]; a bias (position bias) is
-    added to it, once where layers share both. A guard
-    that replaces NaN rows by 0 is dropped, since Attention yields 0 for a row that -inf masks wholly.
+    added to it, once where layers share both. A guard that replaces NaN rows by 0 is dropped, since Attention yields 0
+    for a row that -inf masks wholly.
     Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, an unguarded
     -inf mask may hide a whole row (NaN before, 0 after), or hidden scores are replaced by a number that is not far
     below all scores.

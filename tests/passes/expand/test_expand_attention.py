@@ -57,6 +57,40 @@ def test_a_wholly_masked_row_is_zero_as_in_attention() -> None:
     assert "IsNaN" in operators(after)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (4, 4), (3, 5), (5, 3)])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kv", [2, 1])
+def test_causal_attention_adds_a_mask(queries: int, keys: int, flat: bool, kv: int) -> None:
+    model = _model("is_causal = 1", kv=kv, flat=flat)
+    shapes = {name: tuple(dim if isinstance(dim, int) else None for dim in value.shape) for name, value in
+              ((value.name, value) for value in model.graph.inputs)}  # fmt: skip
+    feeds = {
+        name: random_array(*[2 if d is None and i == 0 else (queries if name == "q" else keys) if d is None else d
+                             for i, d in enumerate(shape)], seed=ord(name))
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    after, _ = rewrite(model, ExpandAttention(), capabilities=NONE, feeds=(feeds,))
+    assert operators(after).count("Trilu") == 1
+    assert "Attention" not in operators(after)
+
+
+def test_causal_attentions_of_the_same_lengths_share_their_mask() -> None:
+    text = """g (float[B,2,S,4] q, float[B,2,T,4] k) => (float[B,2,S,4] y) {
+        a = Attention <is_causal = 1> (q, q, q) b = Attention <is_causal = 1, scale = 0.3> (a, q, q)
+        y = Attention <is_causal = 1> (b, k, k) }"""
+    after, result = rewrite(graph_from(text), ExpandAttention(), capabilities=NONE)
+    assert operators(after).count("Trilu") == 2  # [S, S] and [S, T]
+    assert operators(after).count("Softmax") == 3
+    assert not result.refused
+
+
+@pytest.mark.parametrize("extra", ["float[S,T] mask", "bool[S,T] mask"])
+def test_causal_attention_with_a_mask_is_refused(extra: str) -> None:
+    after, result = rewrite(_model("is_causal = 1", mask=extra), ExpandAttention(), capabilities=NONE)
+    assert operators(after) == ["Attention"]
+    assert reasons(result) == ["it is causal and has a mask or a cache"]
+
+
 def test_the_plain_form_is_lean() -> None:
     after, _ = rewrite(_model(), ExpandAttention(), capabilities=NONE)
     assert operators(after) == ["Transpose", "Mul", "MatMul", "Softmax", "MatMul"]
@@ -69,7 +103,10 @@ def test_a_target_with_a_kernel_keeps_attention() -> None:
 
 @pytest.mark.parametrize(
     ("attributes", "reason"),
-    [("is_causal = 1", "it is causal"), ("softmax_precision = 1", "its softmax has a precision")],
+    [
+        ("softmax_precision = 1", "its softmax has a precision"),
+        ("softmax_precision = 1, is_causal = 1", "its softmax has a precision"),
+    ],
 )
 def test_what_the_function_body_must_do_is_refused(attributes: str, reason: str) -> None:
     after, result = rewrite(_model(attributes), ExpandAttention(), capabilities=NONE)
