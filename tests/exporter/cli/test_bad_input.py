@@ -221,6 +221,34 @@ def test_an_interrupt_leaves_nothing(model: Path, samples: Path, tmp_path: Path,
     assert list(out.parent.iterdir()) == []
 
 
+def test_an_interrupt_while_optimize_saves_leaves_what_was_there(tmp_path: Path) -> None:
+    import passes.serialization as files
+    from tests.support.rewriting import add_weights, graph_from, random_array
+
+    text = "g (float[n,40] x, float[40,40] w) => (float[n,40] y) { y = MatMul (x, w) }"
+    files.save_model(add_weights(graph_from(text), w=random_array(40, 40)), tmp_path / "m.onnx")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    code = (
+        "import sys, time, passes.serialization as files\n"
+        "def slow(stream, tensor):\n"
+        "    stream.write(b'half of a weight'); stream.flush(); print('saving', flush=True); time.sleep(60)\n"
+        "files._write_tensor = slow\n"
+        "from exporter.cli import main\n"
+        f"main(['optimize', {str(tmp_path / 'm.onnx')!r}, '-o', {str(tmp_path / 'm.onnx')!r}])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "saving"
+    assert len(list(tmp_path.iterdir())) == 3
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Interrupted" in errors
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_verify_refuses_what_is_no_artifact(model: Path, tmp_path: Path) -> None:
     assert_refused(run("verify", tmp_path / "none", "--against", model), 2, "no folder")
     (tmp_path / "empty").mkdir()
