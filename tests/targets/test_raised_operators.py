@@ -142,13 +142,28 @@ SINCE_24 = frozenset({"swish", "swish_alpha"})
 OPSETS = {23: [form for form in FORMS if form not in SINCE_24], 24: list(FORMS)}
 NAMES = [name for name, _ in BUILT_IN]
 
+# form -> what its node says, and what it is made to say for the check that faults are seen
+FAULTS = {
+    "attention_scale": ("scale = 0.3", "scale = 0.4"),
+    "attention_causal": ("is_causal = 1", "is_causal = 0"),
+    "attention_grouped": ("(q, k, v)", "(q, v, k)"),
+    "rotary_interleaved": ("interleaved = 1", "interleaved = 0"),
+    "rms": ("epsilon = 0.001", "epsilon = 0.1"),
+    "layer_over_two_axes": ("epsilon = 0.001", "epsilon = 0.1"),
+    "gelu_tanh": ('Gelu <approximate = "tanh">', "Relu"),
+    "hard_sigmoid": ("alpha = 0.25", "alpha = 0.3"),
+}
+
 
 @cache
 def graph_of(opset: int) -> ir.Model:
     """Return all forms of an opset in one graph; the values of a form begin with its name."""
+    return graph_from(opset, {form: FORMS[form] for form in OPSETS[opset]})
+
+
+def graph_from(opset: int, forms: dict[str, tuple[str, str, str]]) -> ir.Model:
     graphs = []
-    for form in OPSETS[opset]:
-        inputs, output, node = FORMS[form]
+    for form, (inputs, output, node) in forms.items():
         header = f'<ir_version: 10, opset_import: ["" : {opset}]>'
         parsed = onnx.parser.parse_model(f"{header}\ng ({inputs}) => ({output}) {{ {node} }}")
         graphs.append(onnx.compose.add_prefix(parsed, f"{form}/", rename_nodes=False).graph)
@@ -194,9 +209,21 @@ def expected_of(opset: int) -> dict[str, np.ndarray]:
 
 @cache
 def legal_of(name: str, opset: int) -> ir.Model:
+    return legalised(name, graph_of(opset))
+
+
+def legalised(name: str, model: ir.Model) -> ir.Model:
     target = get_target(name)
     context = Context(capabilities=target.capabilities(OPTIONS))
-    return target.pipeline(OPTIONS).run(graph_of(opset), context=context)[0]
+    return target.pipeline(OPTIONS).run(model, context=context)[0]
+
+
+def assert_as_expected(outputs: dict[str, np.ndarray], form: str, opset: int) -> None:
+    actual, expected = outputs[f"{form}/y"], expected_of(opset)[f"{form}/y"]
+    assert actual.dtype == np.float32
+    assert np.isfinite(actual).all()
+    allowed = TOLERANCES["fp32"]["max_relative"] * np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +256,27 @@ def test_no_form_is_blocked(name: str, opset: int):
 @pytest.mark.parametrize("name", NAMES)
 def test_computes_what_the_standard_says(name: str, form: str, opset: int, outputs_of):
     outputs = outputs_of(name, opset)
-    if outputs is None:
+    if outputs is not None:
+        assert_as_expected(outputs, form, opset)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_planted_fault_is_seen_in_each_form(name: str, tmp_path: Path):
+    target, readiness = get_target(name), get_target(name).probe()
+    if not (readiness.can_build and readiness.can_run):
         return
-    actual, expected = outputs[f"{form}/y"], expected_of(opset)[f"{form}/y"]
-    assert actual.dtype == np.float32
-    assert np.isfinite(actual).all()
-    allowed = TOLERANCES["fp32"]["max_relative"] * np.abs(expected).max()
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
+    faulty = {}
+    for form, (said, planted) in FAULTS.items():
+        inputs, output, node = FORMS[form]
+        assert said in node
+        faulty[form] = (inputs, output, node.replace(said, planted))
+    model = graph_from(23, faulty)
+    feeds = {str(value.name): feeds_of(23)[str(value.name)] for value in model.graph.inputs}
+    with target.open(target.build(legalised(name, model), tmp_path, OPTIONS)) as runner:
+        outputs = runner(feeds)
+    for form in FAULTS:
+        with pytest.raises(AssertionError):
+            assert_as_expected(outputs, form, 23)
 
 
 PARSE = """
