@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.fusion.fuse_attention import FuseAttention
+from passes.pipeline import Pipeline
 from tests.support.rewriting import graph_from, operators, random_array, reasons, rewrite
 
 SIZES = ((1, 1, 2), (2, 5, 3), (3, 4, 1))  # batch, sequence, past
@@ -55,6 +56,34 @@ def test_heads_that_are_tiled_as_a_whole_are_not_groups() -> None:
     after, result = rewrite(graph_from(text), FuseAttention(), feeds=_group_feeds())
     assert operators(after).count("Expand") == 2
     assert not result.applied
+
+
+def _tiled(times: str, *, heads: int = 6, join: str = "0, 6, -1, 4") -> ir.Model:
+    text = GROUPS.format(op="Tile", axis="two", value="vr").replace("{1, 1, 3, 1, 1}", times)
+    return graph_from(text.replace("B,6,S,4", f"B,{heads},S,4").replace("{0, 6, -1, 4}", f"{{{join}}}"))
+
+
+@pytest.mark.parametrize(
+    ("times", "heads", "join"),
+    [
+        ("{1, 1, 2, 1, 1}", 4, "0, 4, -1, 4"),
+        ("{1, 1, 1, 1, 1}", 2, "0, 2, -1, 4"),
+        ("{1, 1, 4, 1, 1}", 8, "0, 8, -1, 4"),
+    ],
+)
+def test_tiles_of_the_new_axis_alone_are_groups(times: str, heads: int, join: str) -> None:
+    feeds = tuple(
+        {**feed, "q": random_array(feed["q"].shape[0], heads, feed["q"].shape[2], 4)} for feed in _group_feeds()
+    )
+    after, result = rewrite(_tiled(times, heads=heads, join=join), FuseAttention(), feeds=feeds)
+    assert _ops(after) == ["Attention"]
+    assert _rules(result) == ["groups"]
+
+
+@pytest.mark.parametrize("times", ["{1, 3, 1, 1, 1}", "{3, 1, 1, 1, 1}", "{1, 1, 1, 3, 1}"])
+def test_tiles_of_another_axis_are_no_groups(times: str) -> None:
+    _, result = Pipeline((FuseAttention(),)).run(_tiled(times))
+    assert not result[0].applied
 
 
 def test_keys_that_are_repeated_alone_are_refused() -> None:
@@ -198,6 +227,8 @@ def _scale_model(
         ("Mul (x, c)", "q, k, v", ", scale = 1.0", 0.5),
         ("Mul (c, x)", "q, k, v", ", scale = 1.0", 0.5),
         ("Div (x, c)", "q, k, v", ", scale = 0.5", 1.0),
+        ("Div (x, c)", "q, k, v", "", 1.0),  # the default is 1 / sqrt(4)
+        ("Div (k, c)", "x, q, v", ", scale = 0.25", 0.5),
         ("Mul (k, c)", "x, q, v", "", 0.25),
     ],
 )

@@ -17,15 +17,21 @@ ROTATE = "{parts} neg = Neg (hi) t = Concat <axis = -1> (neg, lo) a = Mul (x, c)
 
 
 def _model(
-    body: str, *, data: str = "float[B,2,S,6] x", outputs: str = "float[B,2,S,6] y", opset: int = 23
+    body: str,
+    *,
+    data: str = "float[B,2,S,6] x",
+    outputs: str = "float[B,2,S,6] y",
+    tables: str = "float[3] inv",
+    opset: int = 23,
 ) -> ir.Model:
-    text = f"""g ({data}, float[3] inv) => ({outputs}) {{
+    text = f"""g ({data}, {tables}) => ({outputs}) {{
         zero = Constant <value = int64 {{0}}> () one = Constant <value = int64 {{1}}> ()
         ends = Constant <value = int64[2] {{0, 2}}> () a1 = Constant <value = int64[1] {{1}}> ()
         z = Constant <value = int64[1] {{0}}> () half = Constant <value = int64[1] {{3}}> ()
         last = Constant <value = int64[1] {{3}}> () most = Constant <value = int64[1] {{9223372036854775807}}> ()
         n1 = Shape <start = 2, end = 3> (x) n = Squeeze (n1) {body} }}"""
-    return add_weights(graph_from(text, opset=opset), inv=np.array([1, 0.1, 0.01], np.float32))
+    dtype = np.float64 if tables.startswith("double") else np.float32
+    return add_weights(graph_from(text, opset=opset), inv=np.array([1, 0.1, 0.01], dtype))
 
 
 def _feeds(heads: int = 2, width: int = 6) -> tuple[dict[str, np.ndarray], ...]:
@@ -60,16 +66,18 @@ def test_two_rotations_share_their_caches() -> None:
     assert operators(after).count("Cos") == 1
 
 
-def test_a_rotation_of_the_first_features_takes_up_the_rest() -> None:
+@pytest.mark.parametrize("parts", [SLICES, SPLIT])
+@pytest.mark.parametrize(("heads", "width"), [(2, 10), (1, 7), (3, 12)])
+def test_a_rotation_of_the_first_features_takes_up_the_rest(parts: str, heads: int, width: int) -> None:
     cut = "x = Slice (w, z, six, last) rest = Slice (w, six, most, last) six = Constant <value = int64[1] {6}> ()"
     cut = "six = Constant <value = int64[1] {6}> () " + cut.replace("six = Constant <value = int64[1] {6}> ()", "")
-    rotated = ROTATE.format(parts=SLICES, out="q = Add (a, b)")
+    rotated = ROTATE.format(parts=parts, out="q = Add (a, b)")
     body = cut + TABLES.format(second="m") + rotated + " y = Concat <axis = -1> (q, rest)"
-    model = _model(body, data="float[B,2,S,10] w", outputs="float[B,2,S,10] y")
+    model = _model(body, data=f"float[B,{heads},S,{width}] w", outputs=f"float[B,{heads},S,{width}] y")
     shape = next(node for node in model.graph if node.op_type == "Shape")
     shape.replace_input_with(0, model.graph.inputs[0])
     model.graph.sort()
-    feeds = tuple({"w": random_array(b, 2, s, 10, seed=b)} for b, s in ((1, 1), (3, 4)))
+    feeds = tuple({"w": random_array(b, heads, s, width, seed=b)} for b, s in ((1, 1), (3, 4)))
     after, result = rewrite(model, FuseRotaryEmbedding(), feeds=feeds)
     node = after.graph.node(-1)
     assert node.op_type == "RotaryEmbedding"
@@ -113,6 +121,14 @@ def test_an_older_opset_is_refused() -> None:
     body = TABLES.format(second="m") + ROTATE.format(parts=SLICES, out="y = Add (a, b)")
     _, result = rewrite(_model(body, opset=20), FuseRotaryEmbedding(), feeds=_feeds())
     assert reasons(result) == ["RotaryEmbedding needs opset 23"]
+
+
+def test_a_rotation_of_doubles_is_refused_since_the_operator_takes_none() -> None:
+    body = TABLES.format(second="m").replace("to = 1", "to = 11") + ROTATE.format(parts=SLICES, out="y = Add (a, b)")
+    model = _model(body, data="double[B,2,S,6] x", outputs="double[B,2,S,6] y", tables="double[3] inv")
+    feeds = tuple({"x": feed["x"].astype(np.float64)} for feed in _feeds())
+    _, result = rewrite(model, FuseRotaryEmbedding(), feeds=feeds)
+    assert reasons(result) == ["'x' is of type DOUBLE, RotaryEmbedding takes FLOAT, FLOAT16, BFLOAT16"]
 
 
 @pytest.mark.parametrize(
