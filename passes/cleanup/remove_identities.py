@@ -32,8 +32,8 @@ class RemoveIdentities(Pass):
     """Remove nodes that return an input unchanged.
 
     Identity, Dropout at inference, Cast to the same type, Transpose, Reshape, Slice, Pad, Expand and Squeeze that
-    change nothing, Concat and Sum of one, x + 0, x - 0, x * 1, x / 1 and x ** 1 where the shape stays, And with true,
-    and an Expand whose reader broadcasts the same way by itself.
+    change nothing, Concat and Sum of one, x + 0, x - 0, x * 1, x / 1, x ** 1 and a shift by 0 where the shape stays,
+    And with true, and an Expand whose reader broadcasts the same way by itself.
     Refuses where the node joins a graph input or constant directly to an output, since both names must stay.
     """
 
@@ -184,6 +184,7 @@ _BROADCASTING = ("Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", 
 RULES: dict[str, Rule] = {
     "Add": _neutral(0, either_side=True),
     "And": _neutral(1, either_side=True),
+    "BitShift": _neutral(0, either_side=False),
     "Cast": _cast,
     "Concat": _only,
     "Div": _neutral(1, either_side=False),

@@ -77,7 +77,7 @@ def test_a_boolean_operator_that_changes_nothing_goes(expression: str) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(RULES) == set(UNCHANGED) | set(BOOLEAN) | MADE_BY_SHAPE
+    assert set(RULES) == set(UNCHANGED) | set(BOOLEAN) | MADE_BY_SHAPE | {"BitShift"}
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,13 @@ def test_an_expand_that_makes_the_result_larger_stays() -> None:
     feeds = ({"x": np.ones((1, 3), np.float32), "d": np.ones((1, 1), np.float32), "s": np.array([4, 3])},)
     _, result = rewrite(model, RemoveIdentities(), feeds=feeds)
     assert not result.applied
+
+
+def test_a_shift_by_zero_is_nothing() -> None:
+    model = graph_from(
+        """g (uint32[2,3] x) => (uint32[2,3] y) { z = Constant <value = uint32 {0}> ()
+            o = Constant <value = uint32 {1}> () a = BitShift <direction = "LEFT"> (x, z)
+            y = BitShift <direction = "RIGHT"> (a, o) }"""
+    )
+    after, _ = rewrite(model, RemoveIdentities(), is_exact=True)
+    assert operators(after).count("BitShift") == 1
