@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from passes.dimensions import Dim
-from passes.fusion.attention_scope import AttentionScope
+from passes.fusion.attention_scope import AttentionScope, has_cache
 from passes.matching import integer, is_op, producer_of
 from passes.shape_rules import axes_of, reshaped
 
@@ -17,7 +17,8 @@ def absorb_groups(node: ir.Node, scope: AttentionScope) -> None:
     """Let an Attention of rank 4 read key and value [B, Hkv, S, D] before they are repeated to [B, H, S, D].
 
     The repetition is [B, Hkv, 1, S, D] -> [B, Hkv, R, S, D] -> [B, Hkv * R, S, D], by Expand or Tile: each head serves
-    R query heads in turn, which is what Attention does with fewer key than query heads.
+    R query heads in turn, which is what Attention does with fewer key than query heads. A cache that is given or
+    wanted has the repeated heads, and stops that.
     """
     if len(scope.facts.shape(node.inputs[0]) or ()) != 4:
         return
@@ -25,8 +26,11 @@ def absorb_groups(node: ir.Node, scope: AttentionScope) -> None:
     key, value = found
     if key is None and value is None:
         return
-    if key is None or value is None or key[1] != value[1]:
-        scope.recorder.refuse(node, "key and value heads are not repeated alike", "groups")
+    reason = "" if key and value and key[1] == value[1] else "key and value heads are not repeated alike"
+    if has_cache(node):
+        reason = "its cache holds the repeated heads"
+    if key is None or value is None or reason:
+        scope.recorder.refuse(node, reason, "groups")
         return
     if not scope.recorder.may_apply(node, "groups"):
         return

@@ -50,3 +50,9 @@ class AttentionScope:
 
         self.facts.shapes[value] = shape
         value.shape = ir.Shape([plain(dim) for dim in shape])
+
+
+def has_cache(node: ir.Node) -> bool:
+    """Return whether an Attention is given a cache, or its extended cache is read."""
+    is_wanted = any(output.uses() or output.is_graph_output() for output in node.outputs[1:3])
+    return is_wanted or any(value is not None for value in node.inputs[4:6])

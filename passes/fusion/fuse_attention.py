@@ -42,8 +42,8 @@ class FuseAttention(Pass):
     added to it, once where layers share both. A guard that replaces NaN rows by 0 is dropped, since Attention yields 0
     for a row that -inf masks wholly.
     Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, an unguarded
-    -inf mask may hide a whole row (NaN before, 0 after), or hidden scores are replaced by a number that is not far
-    below all scores.
+    -inf mask may hide a whole row (NaN before, 0 after), the scale is not positive, or hidden scores are replaced by a
+    number that is not far below all scores.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -132,8 +132,8 @@ def _refusal(node: ir.Node, match: AttentionMatch, facts: ShapeFacts) -> str:
     if None in (*query[:2], *key[:2], *value[:2]) or not query[:2] == key[:2] == value[:2]:
         return "batch and heads of query, key and value are not known to be equal"
     scores = (*query[:3], key[2])  # more is known of them than of the product, whose operands may name one size twice
-    if not math.isfinite(match.scores.factor):
-        return f"the scale is {match.scores.factor}"
+    if not 0 < match.scores.factor < math.inf:
+        return f"the scale is {match.scores.factor:g}, and Attention takes a positive one"
     mask = match.condition if match.mask is None else match.mask
     if mask is not None:
         shape = facts.shape(mask)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 OPSET_OF_ROTARY_EMBEDDING = 23
+_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FuseRotaryEmbedding(Pass):
     once for all layers. A rotation of the first features only, joined with the rest by Concat, becomes
     `rotary_embedding_dim`. The same expansion repairs RotaryEmbedding nodes of an exporter that gives them one cache
     for all of the batch, [1, S, D/2], which runtimes refuse for a batch of 2 or more.
-    Refuses tables of another shape, unequal halves, and rotations whose inner values are read elsewhere.
+    Refuses double, tables of another shape, unequal halves, and rotations whose inner values are read elsewhere.
     """
 
     name: ClassVar[str] = "fuse-rotary-embedding"
@@ -82,6 +83,9 @@ def _raise(node: ir.Node, scope: _Scope) -> None:
 def _refusal(node: ir.Node, match: RotaryMatch, scope: _Scope) -> str:
     if not scope.is_recent:
         return f"RotaryEmbedding needs opset {OPSET_OF_ROTARY_EMBEDDING}"
+    dtype = match.data.dtype
+    if dtype is None or dtype.name not in _TYPES:
+        return f"'{match.data.name}' is of type {dtype}, RotaryEmbedding takes {', '.join(_TYPES)}"
     data = scope.facts.shape(match.data)
     if data is None or len(data) != 4 or scope.facts.shape(node.outputs[0]) != data:
         return f"'{match.data.name}' is not known to be of the shape [batch, heads, sequence, head]"

@@ -116,6 +116,15 @@ def test_an_unguarded_infinite_mask_is_refused_since_a_hidden_row_is_nan() -> No
     assert reasons(result) == ["the mask 'w' may hide a whole row: NaN here, 0 in Attention"]
 
 
+@pytest.mark.parametrize("factor", [-0.5, 0.0])
+def test_a_factor_that_is_not_positive_is_refused_since_attention_takes_its_root(factor: float) -> None:
+    body = EAGER.format(scale="Mul (s0, f)", mask="").replace("(m)", "(s)")
+    model = add_weights(_model(body, mask="bool[B,1,S,S] mask, float f"), f=np.array(factor, np.float32))
+    after, result = rewrite(model, FuseAttention(), feeds=_feeds(_masks()["partial"]))
+    assert "Attention" not in operators(after)
+    assert reasons(result) == [f"the scale is {factor:g}, and Attention takes a positive one"]
+
+
 @pytest.mark.parametrize("hidden", _masks())
 @pytest.mark.parametrize("number", ["-1e8", "-1e9", LOWEST])
 def test_scores_replaced_by_a_number_far_below_them_are_masked(number: str, hidden: str) -> None:
