@@ -44,6 +44,7 @@ _PLACES = {
     "fuse-skip-norm": "passes.legalize.fuse_skip_norm:FuseSkipNorm",
     "fuse-softmax": "passes.fusion.fuse_softmax:FuseSoftmax",
     "fuse-sum": "passes.fusion.fuse_sum:FuseSum",
+    "fuse-weighted-sum": "passes.legalize.fuse_weighted_sum:FuseWeightedSum",
     "inline-functions": "passes.expand.inline_functions:InlineFunctions",
     "lower-attention": "passes.legalize.lower_attention:LowerAttention",
     "lower-rotary-embedding": "passes.legalize.lower_rotary_embedding:LowerRotaryEmbedding",

@@ -61,6 +61,7 @@ class OnnxRuntimeTarget:
         from passes.legalize.fuse_gemm_activation import FuseGemmActivation
         from passes.legalize.fuse_matmul_scale import FuseMatmulScale
         from passes.legalize.fuse_skip_norm import FuseSkipNorm
+        from passes.legalize.fuse_weighted_sum import FuseWeightedSum
         from passes.legalize.lower_attention import LowerAttention
         from passes.legalize.lower_rotary_embedding import LowerRotaryEmbedding
         from passes.pipeline import Pipeline
@@ -71,6 +72,7 @@ class OnnxRuntimeTarget:
             FuseEmbeddingNorm(),
             FuseSkipNorm(),
             FuseBiasGelu(),
+            FuseWeightedSum(),
             ExtractPads(),
             FuseConvActivation(),
             FuseGemmActivation(),
