@@ -37,4 +37,4 @@ class JoinedTensor(ir.LazyTensor):
         step = max(1, _BUFFER_BYTES * self._rows // max(self.nbytes, 1))
         for start in range(0, self._rows, step):
             block = self._block(start, min(step, self._rows - start))
-            file.write(block.view(np.uint8).data)
+            file.write(np.ascontiguousarray(block).view(np.uint8).data)  # transposed parts join to columns first

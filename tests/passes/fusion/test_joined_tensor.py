@@ -57,3 +57,12 @@ def test_no_whole_part_is_read_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     with (tmp_path / "out").open("wb") as file:
         JoinedTensor(parts, "w").tofile(file)
     assert max(read) == 2
+
+
+def test_matrices_that_lie_transposed_in_memory(tmp_path: Path) -> None:
+    """As the weights of a torch.nn.Linear do: what numpy joins of them has its columns in a row."""
+    parts = [np.arange(12, dtype=np.float32).reshape(3, 4).T + offset for offset in (0, 100)]
+    joined = JoinedTensor([ir.Tensor(part, name=f"w{place}") for place, part in enumerate(parts)], "w")
+    with (tmp_path / "data").open("wb") as file:
+        joined.tofile(file)
+    assert (tmp_path / "data").read_bytes() == np.concatenate(parts, axis=1).tobytes()
