@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from passes.base import Recorder
 
+_IN_DOUBLE = ("Relu", "Sigmoid", "Swish")
+"""The operators that runtimes compute in double precision; of the others ONNX Runtime has no such kernel."""
+
 
 @dataclass(frozen=True)
 class FuseActivation(Pass):
@@ -36,7 +39,9 @@ class FuseActivation(Pass):
     | max(x, 0), clip(x, 0) | Relu |
 
     log(1 + exp(x)) and log(softmax(x)) stay: they overflow or underflow where Softplus and LogSoftmax do not. Refuses
-    when an inner value has another reader, a constant adds axes, or the model's opset has no such operator.
+    when an inner value has another reader, a constant adds axes, the model's opset has no such operator or none of this
+    type, or the type is double, but for the three of which runtimes have double kernels: Relu, Sigmoid and Swish.
+    A Clip without an upper bound keeps infinity finite where Relu does not; the two are taken for the same.
     """
 
     name: ClassVar[str] = "fuse-activation"
@@ -75,7 +80,7 @@ def _raise(
             recorder.refuse(node, f"{activation.op_type} needs opset {activation.opset}, the model has {opset}")
         return activation.op_type != "Swish"
     value = found.values["x"]
-    reason = _obstacle(found, node, value, facts)
+    reason = _unlike_type(activation.op_type, opset, output.dtype.name) or _obstacle(found, node, value, facts)
     if reason:
         recorder.refuse(node, reason, activation.op_type)
         return True
@@ -85,6 +90,16 @@ def _raise(
         )
         editor.take_over(output, new)
     return True
+
+
+def _unlike_type(op_type: str, opset: int, dtype: str) -> str:
+    """Return why the operator does not take numbers of this type; empty when it does."""
+    import onnx
+
+    if dtype == "DOUBLE" and op_type not in _IN_DOUBLE:
+        return f"runtimes have no {op_type} of doubles"
+    taken = onnx.defs.get_schema(op_type, opset, "").type_constraints[0].allowed_type_strs
+    return "" if f"tensor({dtype.lower()})" in taken else f"{op_type} of opset {opset} takes no {dtype}"
 
 
 def _obstacle(found: Found, node: ir.Node, value: ir.Value, facts: ShapeFacts) -> str:

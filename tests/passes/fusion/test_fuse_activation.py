@@ -179,3 +179,41 @@ def test_half_precision_constants_are_taken_as_meant() -> None:
     feeds = ({"x": FEEDS[0]["x"].astype(np.float16)},)
     (old,), (new,) = run_model(before, feeds), run_model(after, feeds)
     np.testing.assert_allclose(new["y"].astype(np.float32), old["y"].astype(np.float32), rtol=4e-3, atol=4e-3)
+
+
+def _of_type(body: str, kind: str, *, opset: int) -> ir.Model:
+    array = np.float64 if kind == "double" else np.float16
+    used = [name for name in NUMBERS if name in body]
+    inputs = "".join(f", {kind} {name}" for name in used)
+    model = graph_from(f"g ({kind}[N,7] x{inputs}) => ({kind}[N,7] y) {{ {body} }}", opset=opset)
+    return add_weights(model, **{name: np.array(NUMBERS[name], dtype=array) for name in used})
+
+
+IN_DOUBLE = {
+    "HardSigmoid": SHIFT + "c = Clip (a, zero, six) y = Div (c, six)",
+    "LeakyRelu": "a = Mul (x, tenth) y = Max (a, x)",
+    "Softsign": "a = Abs (x) d = Add (a, one) y = Div (x, d)",
+    "Elu": "g = Greater (x, zero) e = Exp (x) m = Sub (e, one) y = Where (g, x, m)",
+    "Relu": "y = Max (zero, x)",
+    "Sigmoid": "n = Neg (x) e = Exp (n) d = Add (one, e) y = Reciprocal (d)",
+    "Swish": "s = Sigmoid (x) y = Mul (x, s)",
+}
+
+
+@pytest.mark.parametrize("op_type", IN_DOUBLE)
+def test_doubles_become_only_operators_that_runtimes_have_for_them(op_type: str) -> None:
+    feeds = ({"x": FEEDS[0]["x"].astype(np.float64)},)
+    model = _of_type(IN_DOUBLE[op_type], "double", opset=24)
+    after, result = rewrite(model, FuseActivation(), feeds=feeds)  # runs both
+    is_raised = op_type in ("Relu", "Sigmoid", "Swish")
+    assert (operators(after) == [op_type]) == is_raised
+    assert reasons(result) == ([] if is_raised else [f"runtimes have no {op_type} of doubles"])
+
+
+def test_a_type_that_the_operator_does_not_take_is_refused() -> None:
+    body = (
+        "r = Relu (x) d = Div (x, two) e = Exp (d) m = Sub (e, one) a = Mul (m, two) n = Min (a, zero) y = Add (r, n)"
+    )
+    model = _of_type(body, "float16", opset=23)
+    _, result = rewrite(model, FuseActivation(), feeds=({"x": FEEDS[0]["x"].astype(np.float16)},))
+    assert reasons(result) == ["Celu of opset 23 takes no FLOAT16"]
