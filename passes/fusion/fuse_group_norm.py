@@ -13,6 +13,7 @@ from passes.matching import (
     constant_array,
     first_shared,
     input_at,
+    integer,
     is_op,
     number,
     opset_of,
@@ -33,6 +34,8 @@ OPSET_OF_CHANNEL_SCALES = 21
 TYPES = ("FLOAT", "FLOAT16")
 """The types that every runtime has a kernel of InstanceNormalization for."""
 
+_MOST_SCALE_BYTES = 1 << 22  # of a LayerNormalization over one group: it goes, once it is known to be ones
+
 
 @dataclass(frozen=True)
 class FuseGroupNorm(Pass):
@@ -41,12 +44,15 @@ class FuseGroupNorm(Pass):
     | form | becomes |
     |---|---|
     | Reshape to [N, G, ...], InstanceNormalization without scale and bias, Reshape back | GroupNormalization |
-    | the same with (x - mean) / sqrt(variance + epsilon) over all axes after G | GroupNormalization |
+    | the same with (x - mean) / sqrt(variance + epsilon) over all axes after G, or a LayerNormalization | the same |
     | either with one channel a group | InstanceNormalization |
     | (x - mean) / sqrt(variance + epsilon) over all axes after the channels | InstanceNormalization |
 
     A scale, a bias or both that follow, constants with one number a channel, go in. A sequence [N, S, D] normalized
     over D is a LayerNormalization unless its scale or bias has one number for each of S.
+
+    GroupNormalization is made with `groups` alone, for targets with a kernel of it: a runtime without one, such as ONNX
+    Runtime on the CPU, takes it apart to more nodes than there were.
 
     Refuses when an inner value has another reader, a constant adds axes, the norm between the Reshapes has a scale or
     bias of its own, the number of channels is not fixed, the Reshapes do not part the channels, the data is neither
@@ -54,6 +60,7 @@ class FuseGroupNorm(Pass):
     """
 
     name: ClassVar[str] = "fuse-group-norm"
+    groups: bool = False
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         recorder = context.recorder(self.name)
@@ -65,7 +72,7 @@ class FuseGroupNorm(Pass):
                     continue
                 match = _between_reshapes(node, facts) or _over_places(node, facts)
                 if match is not None:
-                    _fuse(match, facts, opset_of(model), recorder, editor)
+                    _fuse(match, facts, recorder, editor, opset=opset_of(model), has_groups=self.groups)
         return recorder.result()
 
 
@@ -86,13 +93,15 @@ class _Match:
 def _between_reshapes(node: ir.Node, facts: ShapeFacts) -> _Match | None:
     if not is_op(node, "Reshape"):
         return None
-    norm = producer_of(node.inputs[0], "InstanceNormalization", "Div", "Mul")
+    norm = producer_of(node.inputs[0], "InstanceNormalization", "LayerNormalization", "Div", "Mul")
     if norm is None:
         return None
     reason = ""
     inner: tuple[ir.Node, ...] = (norm,)
-    if norm.op_type == "InstanceNormalization":
+    if norm.op_type in ("InstanceNormalization", "LayerNormalization"):
         value, epsilon = norm.inputs[0], number(norm, "epsilon", 1e-5)
+        if norm.op_type == "LayerNormalization" and not _is_over_groups(norm, facts.shape(value)):
+            return None
         if not _is_plain(norm):
             reason = "the norm between the Reshapes has a scale or bias of its own"
     else:
@@ -114,10 +123,18 @@ def _between_reshapes(node: ir.Node, facts: ShapeFacts) -> _Match | None:
     return _Match(source, groups, epsilon, (first, *inner), node, reason)
 
 
+def _is_over_groups(norm: ir.Node, shape: Dims | None) -> bool:
+    """Return whether a LayerNormalization gives its output alone, and normalizes over all axes after the second."""
+    axis = integer(norm, "axis", -1)
+    return shape is not None and axis in (2, 2 - len(shape)) and len(norm.outputs) == 1
+
+
 def _is_plain(norm: ir.Node) -> bool:
-    """Return whether the scale is one and the bias zero, everywhere."""
-    scale, bias = constant_array(norm.inputs[1]), constant_array(input_at(norm, 2))
-    return scale is not None and bias is not None and bool((scale == 1).all() and (bias == 0).all())
+    """Return whether the scale is one and the bias zero or absent, everywhere."""
+    scale, bias = constant_array(norm.inputs[1], max_bytes=_MOST_SCALE_BYTES), input_at(norm, 2)
+    shift = None if bias is None else constant_array(bias, max_bytes=_MOST_SCALE_BYTES)
+    is_centred = bias is None or (shift is not None and bool((shift == 0).all()))
+    return scale is not None and bool((scale == 1).all()) and is_centred
 
 
 def _is_same(before: Dims, after: Dims | None) -> bool:
@@ -158,7 +175,9 @@ def _next(last: ir.Node, op_type: str, wanted: Dims, rank: int, facts: ShapeFact
     return next_with(last.outputs[0], op_type, wanted, rank, facts)
 
 
-def _fuse(match: _Match, facts: ShapeFacts, opset: int, recorder: Recorder, editor: Editor) -> None:
+def _fuse(
+    match: _Match, facts: ShapeFacts, recorder: Recorder, editor: Editor, *, opset: int, has_groups: bool
+) -> None:
     import numpy as np
 
     value, node = match.value, match.last
@@ -166,7 +185,9 @@ def _fuse(match: _Match, facts: ShapeFacts, opset: int, recorder: Recorder, edit
     reason = match.reason or _obstacle(match, shape, facts)
     channels = shape[1] if len(shape) > 1 else None
     is_instance = channels == match.groups
-    if not reason and not is_instance and opset < OPSET_OF_CHANNEL_SCALES:
+    if not reason and not is_instance and not has_groups:
+        reason = "GroupNormalization is made for targets with a kernel of it (groups=true)"
+    elif not reason and not is_instance and opset < OPSET_OF_CHANNEL_SCALES:
         reason = f"GroupNormalization with a scale a channel needs opset 21, the model has {opset}"
     if reason or channels is None or match.groups is None or value.dtype is None:
         recorder.refuse(node, reason)
@@ -198,7 +219,7 @@ def _obstacle(match: _Match, shape: Dims, facts: ShapeFacts) -> str:
     reason = first_shared(match.inner, match.last)
     if reason or any(one.graph is not match.last.graph for one in match.inner):
         return reason or "part of the norm lies in another graph"
-    between = [one for one in match.inner if not is_op(one, "Reshape", "InstanceNormalization")]
+    between = [one for one in match.inner if not is_op(one, "Reshape", "InstanceNormalization", "LayerNormalization")]
     if not between:
         return ""
     data = match.inner[0].outputs[0] if match.is_reshaped else match.value

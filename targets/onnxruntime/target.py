@@ -49,8 +49,12 @@ class OnnxRuntimeTarget:
         return provider_capabilities(PROVIDERS[settings.provider], is_fastest=settings.operators == "fastest")
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
+        from passes.cleanup.deduplicate_initializers import DeduplicateInitializers
         from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
         from passes.cleanup.eliminate_dead_code import EliminateDeadCode
+        from passes.cleanup.fold_constants import FoldConstants
+        from passes.cleanup.fold_shapes import FoldShapes
+        from passes.cleanup.remove_identities import RemoveIdentities
         from passes.expand.expand_functions import ExpandFunctions
         from passes.expand.expand_group_normalization import ExpandGroupNormalization
         from passes.expand.extract_pads import ExtractPads
@@ -64,7 +68,7 @@ class OnnxRuntimeTarget:
         from passes.legalize.fuse_weighted_sum import FuseWeightedSum
         from passes.legalize.lower_attention import LowerAttention
         from passes.legalize.lower_rotary_embedding import LowerRotaryEmbedding
-        from passes.pipeline import Pipeline
+        from passes.pipeline import Pipeline, Repeat
 
         own = (
             LowerAttention(),
@@ -79,7 +83,10 @@ class OnnxRuntimeTarget:
             FuseMatmulScale(),
         )
         expanded = (ExpandGroupNormalization(), ExpandFunctions(), MaterializeBroadcasts())
-        return Pipeline((*own, *expanded, EliminateCommonSubexpressions(), EliminateDeadCode()))
+        # the bodies that an operator is expanded to hold constants, casts and identities of their own
+        cleanup = (FoldConstants(), FoldShapes(), RemoveIdentities(), DeduplicateInitializers())
+        tidied = Repeat((*cleanup, EliminateCommonSubexpressions()))
+        return Pipeline((*own, *expanded, tidied, EliminateDeadCode()))
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         from targets.onnxruntime.blockers import find_blockers

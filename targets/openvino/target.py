@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from passes.cleanup.deduplicate_initializers import DeduplicateInitializers
 from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from passes.cleanup.eliminate_dead_code import EliminateDeadCode
 from passes.cleanup.fold_constants import FoldConstants
@@ -14,6 +15,7 @@ from passes.cleanup.remove_identities import RemoveIdentities
 from passes.errors import MissingDependency
 from passes.expand.expand_attention import ExpandAttention
 from passes.expand.expand_contrib import ExpandContrib
+from passes.fusion.fuse_group_norm import FuseGroupNorm
 from passes.pipeline import Pipeline, Repeat
 from targets.base import Artifact, BuildOptions, Readiness, Runner
 from targets.openvino.runtime import device_label, load_openvino, the_core
@@ -30,8 +32,17 @@ if TYPE_CHECKING:
 LEGALISATION = Pipeline(
     (
         ExpandContrib(),
+        FuseGroupNorm(groups=True),
         ExpandAttention(),
-        Repeat((FoldConstants(), FoldShapes(), RemoveIdentities(), EliminateCommonSubexpressions())),
+        Repeat(
+            (
+                FoldConstants(),
+                FoldShapes(),
+                RemoveIdentities(),
+                DeduplicateInitializers(),
+                EliminateCommonSubexpressions(),
+            )
+        ),
         EliminateDeadCode(),
     )
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from passes.cleanup.deduplicate_initializers import DeduplicateInitializers
 from passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from passes.cleanup.eliminate_dead_code import EliminateDeadCode
 from passes.cleanup.fold_constants import FoldConstants
@@ -18,6 +19,7 @@ from passes.expand.expand_attention import ExpandAttention
 from passes.expand.expand_contrib import ExpandContrib
 from passes.expand.expand_functions import ExpandFunctions
 from passes.expand.materialize_broadcasts import MaterializeBroadcasts
+from passes.fusion.fuse_group_norm import FuseGroupNorm
 from passes.pipeline import Pipeline, Repeat
 from targets.base import PRECISIONS, Artifact, BuildOptions, Readiness, Runner
 from targets.tensorrt.artifact import write_artifact
@@ -36,10 +38,19 @@ if TYPE_CHECKING:
 LEGALISATION = Pipeline(
     (
         ExpandContrib(),
+        FuseGroupNorm(groups=True),
         ExpandAttention(),
         ExpandFunctions(),
         MaterializeBroadcasts(),
-        Repeat((FoldConstants(), FoldShapes(), RemoveIdentities(), EliminateCommonSubexpressions())),
+        Repeat(
+            (
+                FoldConstants(),
+                FoldShapes(),
+                RemoveIdentities(),
+                DeduplicateInitializers(),
+                EliminateCommonSubexpressions(),
+            )
+        ),
         EliminateDeadCode(),
     )
 )

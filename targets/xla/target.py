@@ -68,10 +68,12 @@ class XlaTarget:
 
     def pipeline(self, options: BuildOptions) -> Pipeline:
         """Return what takes ONNX Runtime's operators apart: the lowering takes the raised ones, and casts, itself."""
+        from passes.cleanup.eliminate_dead_code import EliminateDeadCode
         from passes.expand.expand_contrib import ExpandContrib
+        from passes.fusion.fuse_group_norm import FuseGroupNorm
         from passes.pipeline import Pipeline
 
-        return Pipeline((ExpandContrib(),))
+        return Pipeline((ExpandContrib(), FuseGroupNorm(groups=True), EliminateDeadCode()))
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         """Return every type, operator and data-dependent shape that cannot be lowered."""

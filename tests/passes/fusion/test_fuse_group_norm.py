@@ -3,12 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from passes.base import Context
+from passes.catalogue import default_pipeline
 from passes.fusion.fuse_group_norm import FuseGroupNorm
 from passes.pipeline import Pipeline
+from targets.base import BuildOptions
+from targets.registry import get_target
 from tests.support.golden import assert_refused, assert_rewritten
 from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons
 
-PASS = "fuse-group-norm,fuse-layer-norm,eliminate-dead-code"
+GROUPS = "fuse-group-norm{groups=true}"
+PASS = "fuse-group-norm{groups=true},fuse-layer-norm,eliminate-dead-code"
 CONSTANTS = """
     groups = Constant <value = int64[3] {0, 2, -1}> ()
     back = Constant <value = int64[4] {0, 4, 5, 6}> ()
@@ -99,7 +104,7 @@ def test_a_norm_over_all_places_is_an_instance_norm(places: str) -> None:
 def _ops(body: str, weight: tuple[int, ...], kind: str, opset: int = 23) -> list[str]:
     text = _text(body, x=kind, y=f"{kind} y", w=",".join(map(str, weight)))
     model = add_weights(graph_from(text, opset=opset), w=random_array(*weight), b=random_array(*weight, seed=1))
-    steps = Pipeline((FuseGroupNorm(),))
+    steps = Pipeline((FuseGroupNorm(groups=True),))
     return [op for op in operators(steps.run(model)[0]) if op not in ("Constant", "Identity")]
 
 
@@ -139,36 +144,36 @@ def test_near_matches_are_refused(body: str, reason: str) -> None:
         two_ones = Constant <value = float[2] {1.0, 2.0}> () """
     y = "float[N,4,6,5] y" if "other" in body else "float[N,4,5,6] y"
     text = _text(constants + body + "y = Neg (n)", y=y).replace(", float[4,1,1] w, float[4,1,1] b", "")
-    assert_refused(text, "fuse-group-norm", reason)
+    assert_refused(text, GROUPS, reason)
 
 
 def test_an_inner_value_with_another_reader_is_refused() -> None:
     text = _text(INSTANCE + "y = Neg (n) z = Neg (i)", y="float[N,4,5,6] y, float[N,2,L] z")
     text = text.replace(", float[4,1,1] w, float[4,1,1] b", "")
-    assert_refused(text, "fuse-group-norm", "output 'i' also feeds z")
+    assert_refused(text, GROUPS, "output 'i' also feeds z")
 
 
 def test_an_epsilon_that_adds_an_axis_is_refused() -> None:
     text = _text(PLACES + "y = Neg (n)", y="float[1,N,4,5,6] y").replace("float {0.001}", "float[1,1,1,1,1] {0.001}")
-    assert_refused(text.replace(", float[4,1,1] w, float[4,1,1] b", ""), "fuse-group-norm", "has rank 5, 'r' 4")
+    assert_refused(text.replace(", float[4,1,1] w, float[4,1,1] b", ""), GROUPS, "has rank 5, 'r' 4")
 
 
 def test_channels_of_symbolic_number_are_refused() -> None:
     text = _text(INSTANCE.replace("back", "shape") + "y = Neg (n)", x="float[N,C,5,6]", y="float[N,C,5,6] y")
     text = text.replace(", float[4,1,1] w, float[4,1,1] b", "").replace("r = Resh", "shape = Shape (x) r = Resh")
     feeds = ({"x": random_array(2, 4, 5, 6)},)
-    assert_refused(text, "fuse-group-norm", "the number of channels or groups is not fixed", feeds=feeds)
+    assert_refused(text, GROUPS, "the number of channels or groups is not fixed", feeds=feeds)
 
 
 def test_double_is_refused() -> None:
     text = _text(PLACES + "y = Neg (n)", x="double[N,4,5,6]", y="double[N,4,5,6] y")
     text = text.replace(", float[4,1,1] w, float[4,1,1] b", "").replace("value = float {", "value = double {")
-    assert_refused(text, "fuse-group-norm", "neither float32 nor float16")
+    assert_refused(text, GROUPS, "neither float32 nor float16")
 
 
 def test_an_older_opset_is_refused() -> None:
     text = _text(INSTANCE + "y = Neg (n)").replace(", float[4,1,1] w, float[4,1,1] b", "")
-    _, (result,) = Pipeline((FuseGroupNorm(),)).run(graph_from(text, opset=17))
+    _, (result,) = Pipeline((FuseGroupNorm(groups=True),)).run(graph_from(text, opset=17))
     assert not result.applied
     assert reasons(result) == ["GroupNormalization with a scale a channel needs opset 21, the model has 17"]
 
@@ -179,3 +184,20 @@ def test_an_older_opset_is_refused() -> None:
 def test_another_computation_stays(wrong: tuple[str, str]) -> None:
     body = "last = Constant <value = int64[1] {3}> () " + PLACES.replace(*wrong) + AFFINE
     assert "InstanceNormalization" not in _ops(body, (4, 1, 1), "float[N,4,5,6]")
+
+
+def test_by_default_no_group_norm_is_made() -> None:
+    text = _text(INSTANCE + AFFINE)
+    assert_refused(text, "fuse-group-norm", "made for targets with a kernel", weights=_weights(4, 1, 1))
+    after, _ = default_pipeline().run(add_weights(graph_from(text), **_weights(4, 1, 1)))
+    assert "GroupNormalization" not in operators(after)
+
+
+@pytest.mark.parametrize("core", [INSTANCE, *IN_GROUPS])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt", "xla"])
+def test_targets_with_a_kernel_get_it_after_the_default_pipeline(target: str, core: str) -> None:
+    model = add_weights(graph_from(_text(core + AFFINE)), **_weights(4, 1, 1))
+    chosen, options = get_target(target), BuildOptions()
+    context = Context(chosen.capabilities(options))
+    after, _ = (default_pipeline() + chosen.pipeline(options)).run(model, context=context)
+    assert ("GroupNormalization" in operators(after)) == (target != "onnxruntime")
