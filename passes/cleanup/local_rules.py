@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from passes.base import Context, PassResult, Recorder
@@ -24,6 +24,7 @@ class RuleScope:
 
     model: ir.Model
     recorder: Recorder
+    seen: set[object] = field(default_factory=set)  # what a rule need not look at again in this run
     _facts: ShapeFacts | None = None
     _editor: Editor | None = None
 

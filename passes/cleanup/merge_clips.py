@@ -27,8 +27,9 @@ class MergeClips(Pass):
     | Clip(Clip(x, a, b), c, d) | one Clip |
     | Clip(Relu(x), c, d), Relu(Clip(x, a, b)) | one Clip |
 
-    NaN stays NaN in all of these. The first of two stays where something else reads it.
-    Refuses bounds that vary, and bounds in the wrong order.
+    NaN stays NaN in all of these. A bound that is left out bounds nothing here, while the specification gives it the
+    lowest or highest finite number, which Clip then puts in the place of an infinity. The first of two stays where
+    something else reads it. Refuses bounds that vary, and bounds in the wrong order.
     """
 
     name: ClassVar[str] = "merge-clips"

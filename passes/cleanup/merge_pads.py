@@ -130,8 +130,9 @@ def is_non_negative(value: ir.Value | None, *, depth: int = 4) -> bool:
     if node is None or depth == 0:
         return False
     if is_op(node, "Clip"):
-        low = constant_number(input_at(node, 1))
-        return low is not None and low >= 0
+        low, high = input_at(node, 1), input_at(node, 2)  # the upper one wins where they are in the wrong order
+        bounds = [constant_number(bound) for bound in (low, high) if bound is not None]
+        return low is not None and all(bound is not None and bound >= 0 for bound in bounds)
     if is_op(node, *_KEEPS_SIGN):
         return is_non_negative(node.inputs[0], depth=depth - 1)
     return is_op(node, *_NON_NEGATIVE)

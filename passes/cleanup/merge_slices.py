@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, node_label
 from passes.cleanup.local_rules import Rule, RuleScope, run_rules
-from passes.matching import constant_integers, input_at, integer, is_op, producer_of
+from passes.matching import constant_integers, input_at, integer, is_op, opset_of, producer_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+OPSET_OF_LENGTHS = 13
+"""From it on Split takes the lengths of its parts as an input."""
 
 _ALL = 2**31 - 1
 Cut = dict[int, tuple[int, int]]
@@ -31,7 +34,7 @@ class MergeSlices(Pass):
     | Split into one | the tensor |
 
     The first of two stays where something else reads it, except before a Concat, which then would copy twice.
-    Refuses bounds that vary and Slices that overlap or leave out a part.
+    Refuses bounds that vary, Slices that overlap or leave out a part, and Splits before opset 13.
     """
 
     name: ClassVar[str] = "merge-slices"
@@ -76,6 +79,7 @@ def _slice_of_slice(node: ir.Node, scope: RuleScope) -> bool:
     for axis, (start, end) in outer.items():
         low, high = inner.get(axis, (0, _ALL))
         merged[axis] = (min(low + start, high), min(low + end, high) if end < _ALL else high)
+    scope.seen.discard(first.inputs[0])  # its slices are others now
     return _put_slice(node, first.inputs[0], merged, scope, "slice-slice")
 
 
@@ -100,6 +104,9 @@ def _slices_cover(node: ir.Node, scope: RuleScope) -> bool:
     import numpy as np
 
     source = node.inputs[0]
+    if source in scope.seen:
+        return False
+    scope.seen.add(source)
     siblings = [] if source is None else [reader for reader in source.consumers() if is_op(reader, "Slice")]
     if source is None or len(siblings) < 2 or any(one.graph is not node.graph for one in siblings):
         return False
@@ -126,7 +133,14 @@ def _slices_cover(node: ir.Node, scope: RuleScope) -> bool:
     ):
         scope.recorder.refuse(node, f"the slices of '{source.name}' overlap or leave out a part", "slices-cover")
         return False
-    if any(end == start for start, end in bounds) or not scope.recorder.may_apply(node, "slices-cover"):
+    if any(end == start for start, end in bounds):
+        return False
+    opset = opset_of(scope.model)
+    if opset < OPSET_OF_LENGTHS:
+        reason = f"Split into given lengths needs opset {OPSET_OF_LENGTHS}, the model has {opset}"
+        scope.recorder.refuse(node, reason, "slices-cover")
+        return False
+    if not scope.recorder.may_apply(node, "slices-cover"):
         return False
     sizes = [end - start for start, end in bounds]
     first = _first_of(siblings)

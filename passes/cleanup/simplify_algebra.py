@@ -1,4 +1,4 @@
-"""Algebra that holds for every number, infinities, NaN and signed zeros included."""
+"""Algebra that holds for every number, infinities, NaN and signed zeros included; products of constants round once."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ class SimplifyAlgebra(Pass):
     | abs(abs x), abs(-x) | abs x |
     | a + (-b), a - (-b) | a - b, a + b |
     | x ** 2 of floats | x * x |
-    | (x * a) * b, (x + a) + b of constants with one element | x * (a * b), x + (a + b) |
+    | (x * a) * b of constants with one element | x * (a * b) |
+    | (x + a) + b of integers | x + (a + b) |
     | Where with a condition that is the same throughout, or two equal branches | the branch |
 
-    Products of constants round once where the chain rounded twice. Refuses chains whose constants would overflow,
-    underflow or cancel, products in float16, chains whose first result has another reader, and constants that add axes.
+    Products of constants round once where the chain rounded twice. Refuses chains whose constants would overflow or
+    underflow, products in float16, sums of floats, where a + b may lose what x + a keeps, chains whose first result
+    has another reader, and constants that add axes.
     """
 
     name: ClassVar[str] = "simplify-algebra"
@@ -131,14 +133,12 @@ def _chain(node: ir.Node, scope: RuleScope) -> bool:
 def _why_inexact(a: np.ndarray, b: np.ndarray, merged: np.ndarray, op_type: str) -> str:
     """Return why rounding once differs from rounding twice by more than rounding; empty where it does not."""
     one, two, both = (float(array.reshape(-1)[0]) for array in (a, b, merged))
+    if op_type == "Add":
+        return "sums of floats round at each step"
     if a.dtype.kind != "f":  # bfloat16 and the eight-bit types
         return "its type is not one that numpy rounds"
-    if a.dtype.itemsize == 2 and op_type == "Mul":
+    if a.dtype.itemsize == 2:
         return "a float16 product in between may overflow"
-    if op_type == "Add":
-        if both in (float("inf"), float("-inf")) or both != both:
-            return "the constants overflow"
-        return "" if one * two > 0 else "the constants cancel"
     import numpy as np
 
     if both == 0 or not np.isfinite(both) or abs(both) < float(np.finfo(a.dtype).tiny):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FuseEinsum(Pass):
-    """Write an Einsum that is one matrix product, or one Transpose, as that.
+    """Write an Einsum that is one matrix product, one Transpose or nothing at all as that.
 
     | equation, for letters in any number of batch axes b | becomes |
     |---|---|
@@ -26,6 +26,7 @@ class FuseEinsum(Pass):
     | `bij,bkj->bik`, `bji,bjk->bik` | Transpose of the one operand that lies the other way, MatMul |
     | `bjk,bij->bik`: any of these with the operands exchanged | the same, exchanged back |
     | `ij->ji` | Transpose |
+    | `ij->ij`, `->` | Identity |
 
     Refuses what needs more: two Transposes, a sum over several letters or over one operand alone, a diagonal, an
     ellipsis, three operands, integers, batch letters in another order or after those of the product, and letters whose
@@ -77,6 +78,8 @@ def _plan(equation: str, shapes: list[Dims | None]) -> _Plan | str:
     if len(terms) == 1:
         if set(terms[0]) != set(result):
             return f"'{equation}' sums over one operand"
+        if terms[0] == result:
+            return _Plan("identity", ((0, None),))
         return _Plan("transpose", ((0, tuple(terms[0].index(letter) for letter in result)),))
     lengths: dict[str, object] = {}
     for term, shape in zip(terms, shapes, strict=True):
@@ -133,7 +136,8 @@ def _rewrite(node: ir.Node, plan: _Plan, shapes: list[Dims | None], editor: Edit
             )
         values.append(value)
     new = values[0]
-    if plan.rule == "product":
-        new = editor.insert(node, "MatMul", values, name=name, like=output)
+    if plan.rule != "transpose":
+        op_type = "MatMul" if plan.rule == "product" else "Identity"
+        new = editor.insert(node, op_type, values, name=name, like=output)
     assert new is not None
     editor.take_over(output, new)

@@ -17,6 +17,7 @@ from passes.matching import (
     integer,
     integers,
     is_op,
+    opset_of,
     producer_of,
     text,
 )
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from passes.base import Recorder
+
+OPSET_OF_AXES = 13
+"""From it on Squeeze takes its axes as an input."""
 
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 _MOVES_ELEMENTS = (
@@ -56,8 +60,8 @@ class SimplifyRecurrent(Pass):
     | Y [T, 1, B, H], Reshape to [T, B, H] | Squeeze of Y |
     | Gather of the last step of that Squeeze, before or after a Transpose to [B, T, H] | Squeeze of Y_h |
 
-    Refuses to take the last step from Y_h where it differs: the node runs backwards or in both directions, or
-    sequences end before the last step.
+    Refuses views before opset 13, whose Squeeze takes no axes as an input, and to take the last step from Y_h where it
+    differs: the node runs backwards or in both directions, or sequences end before the last step.
     """
 
     name: ClassVar[str] = "simplify-recurrent"
@@ -133,6 +137,10 @@ def _squeeze(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Edito
     if result != (shape[0], shape[2], shape[3]):
         recorder.refuse(node, f"the result is not provably '{source.name}' without its axis of one direction")
         return
+    opset = opset_of(editor.model)
+    if opset < OPSET_OF_AXES:
+        recorder.refuse(node, f"Squeeze of given axes needs opset {OPSET_OF_AXES}, the model has {opset}")
+        return
     if not recorder.may_apply(node, "squeeze"):
         return
     output = node.outputs[0]
@@ -148,7 +156,7 @@ def _take_last(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Edi
     if transpose is not None and integers(transpose, "perm") == (1, 0, 2):
         sequence, axis = transpose.inputs[0], {0: 1, 1: 0}.get(axis % 3, 2)
     squeeze = producer_of(sequence, "Squeeze")
-    axes = None if squeeze is None else integers(squeeze, "axes") or constant_integers(input_at(squeeze, 1))
+    axes = None if squeeze is None else constant_integers(input_at(squeeze, 1))  # opset 13 and later
     recurrent = None if squeeze is None or axes != [1] else _sequence_of(squeeze.inputs[0])
     steps = None if recurrent is None else facts.shape(recurrent.outputs[0])
     chosen = constant_integers(node.inputs[1])

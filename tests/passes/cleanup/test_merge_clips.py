@@ -78,3 +78,10 @@ def test_refusals(body: str, reason: str) -> None:
 def test_relu_of_what_may_be_negative_stays() -> None:
     _, result = rewrite(_model("a = Tanh (x) y = Relu (a)"), MergeClips())
     assert not result.applied
+
+
+@pytest.mark.parametrize("body", ["a = Clip (x, zero, low) y = Relu (a)", "a = Clip (x, zero, bound) y = Relu (a)"])
+def test_relu_after_an_upper_bound_below_zero_stays(body: str) -> None:
+    after, result = rewrite(_model(body), MergeClips(), is_exact=True)
+    assert [op for op in operators(after) if op != "Constant"] == ["Clip", "Relu"]
+    assert not result.applied

@@ -116,3 +116,36 @@ def test_refusals(body: str, reason: str) -> None:
 def test_other_orders_and_axes_stay(body: str) -> None:
     _, result = rewrite(_model(body), MergeSlices(), is_exact=True)
     assert not result.applied
+
+
+def test_a_cover_before_opset_13_is_refused() -> None:
+    body = f"{CONSTANTS} a = Slice (x, v0, v3, v1) b = Slice (x, v3, v6, v1) y = Concat <axis = 1> (b, a)"
+    model = graph_from(f"g (float[N,6] x) => (float[N,6] y) {{ {body} }}", opset=12)
+    _, result = rewrite(model, MergeSlices(), is_exact=True)
+    assert not result.applied
+    assert "Split into given lengths needs opset 13, the model has 12" in reasons(result)
+
+
+def test_a_cover_that_two_slices_in_a_row_complete_is_found_in_one_run() -> None:
+    body = "a = Slice (x, v0, v4, v1) c = Slice (a, v0, v3, v1) b = Slice (x, v3, v6, v1) y = Concat <axis = 1> (b, c)"
+    after, _ = rewrite(_model(body), MergeSlices(), is_exact=True)
+    assert _left(after) == ["Split", "Concat"]
+
+
+def test_slices_that_leave_out_a_part_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from passes.cleanup import merge_slices
+
+    looked = 0
+    cut_of = merge_slices.cut_of
+
+    def counted(*given: object) -> object:
+        nonlocal looked
+        looked += 1
+        return cut_of(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(merge_slices, "cut_of", counted)
+    parts = [f"p{n} = Slice (x, v{n}, v{n + 1}, v1)" for n in range(5)]
+    body = " ".join(parts) + " y = Concat <axis = 1> (p0, p1, p2, p3, p4)"
+    _, result = rewrite(_model(body), MergeSlices(), is_exact=True)
+    assert looked == len(parts)
+    assert reasons(result) == ["the slices of 'x' overlap or leave out a part"]

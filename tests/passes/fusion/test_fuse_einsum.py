@@ -43,6 +43,19 @@ def test_an_exchange_of_axes_becomes_transpose(equation: str, shape: str, out: s
     assert operators(after) == ["Transpose"]
 
 
+@pytest.mark.parametrize(("equation", "shape"), [("ij->ij", "N,4"), ("i->i", "N")])
+def test_what_leaves_its_operand_as_it_is_becomes_identity(equation: str, shape: str) -> None:
+    after, _ = rewrite(_model(equation, shape, out=shape), FuseEinsum())
+    assert operators(after) == ["Identity"]
+
+
+def test_a_number_stays_a_number() -> None:
+    after, _ = rewrite(
+        graph_from('g (float x) => (float y) { n = Neg (x) y = Einsum <equation = "->"> (n) }'), FuseEinsum()
+    )
+    assert operators(after) == ["Neg", "Identity"]
+
+
 REFUSED = {
     "needs two Transposes": ("ji,kj->ik", ("4,N", "5,4"), "N,5"),
     "is not a sum over one letter of both operands": ("bij,bij->b", ("B,3,4", "B,3,4"), "B"),

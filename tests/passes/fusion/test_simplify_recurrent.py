@@ -169,3 +169,12 @@ def test_another_step_or_axis_stays(gather: str) -> None:
     after, result = rewrite(_model(body, outputs="float[M,8] y"), SimplifyRecurrent())
     assert "Gather" in operators(after)
     assert not result.applied
+
+
+def test_a_view_before_opset_13_is_refused() -> None:
+    body = "to = Constant <value = int64[3] {0, -1, 8}> () s = LSTM <hidden_size = 8> (x, w, r, b) y = Reshape (s, to)"
+    model = _model(body)
+    model.opset_imports[""] = 12
+    after, result = rewrite(model, SimplifyRecurrent())
+    assert _ops(after) == ["LSTM", "Reshape"]
+    assert reasons(result) == ["Squeeze of given axes needs opset 13, the model has 12"]
