@@ -153,9 +153,14 @@ def other_readers(value: ir.Value, *nodes: ir.Node) -> str:
 
 
 def first_shared(chain: Iterable[ir.Node], last: ir.Node) -> str:
-    """Return why a chain of nodes ending in `last` cannot be replaced as one; empty when no inner value is shared."""
+    """Return why a chain of nodes ending in `last` cannot be replaced as one; empty when no inner value is shared.
+
+    A node in the graph around a subgraph stays there: in a loop it would be computed at each trip.
+    """
     nodes = (*chain, last)
     for node in nodes[:-1]:
+        if node.graph is not last.graph:
+            return f"'{node.outputs[0].name}' is made in another graph"
         for output in node.outputs:
             reason = other_readers(output, *nodes)
             if reason:

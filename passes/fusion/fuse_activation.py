@@ -104,8 +104,6 @@ def _unlike_type(op_type: str, opset: int, dtype: str) -> str:
 
 def _obstacle(found: Found, node: ir.Node, value: ir.Value, facts: ShapeFacts) -> str:
     inner = [one for one in found.nodes if one is not node]
-    if any(one.graph is not node.graph for one in inner):
-        return "part of the expression lies in another graph"
     shape = facts.shape(value)
     reason = first_shared(inner, node)
     return reason or raised_rank(found.nodes, value, rank=None if shape is None else len(shape))

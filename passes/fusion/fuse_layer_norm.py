@@ -158,8 +158,6 @@ def _fuse_folded(node: ir.Node, match: FoldedNorm, facts: ShapeFacts, recorder: 
         return
     tail = fixed_tail(shape, match.axes[0])
     reason = first_shared(match.nodes, node)
-    if not reason and any(one.graph is not node.graph for one in match.nodes):
-        reason = "part of the norm lies in another graph"
     if not reason and shape is not None:
         reason = raised_rank((*match.nodes, node), value, rank=len(shape))
     if reason or tail is None or shape is None or value.dtype is None:
