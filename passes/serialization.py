@@ -55,12 +55,18 @@ def _load(path: Path) -> ir.Model:
 
     from passes.inline_weights import without_inline_weights
 
-    is_binary = path.suffix == ".onnx" and not path.is_symlink()  # the weights of a link lie in another folder
-    content = without_inline_weights(path) if is_binary else None
+    source = _behind(path)
+    is_plain = source.name == path.name or not (path.parent / source.name).exists()  # else the name says two files
+    content = without_inline_weights(source) if path.suffix == ".onnx" and is_plain else None
     if content is None:
         return ir.load(path)
     model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(content))
     return model
+
+
+def _behind(path: Path) -> Path:
+    """Return the file that holds the model: where `path` is a link, as in a download cache, the one it leads to."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
@@ -138,15 +144,17 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
     """Check each tensor that lies in another file, and let it read from that file, opened once for all."""
     import onnx_ir as ir
 
-    root = path.parent.resolve()
+    source = _behind(path)
     sizes: dict[str, int] = {}
     files: dict[str, DataFile | None] = {}
     for name, tensor in _external_tensors(model):
         location = str(tensor.location)
+        folder = source.parent if location == source.name else path.parent  # weights inside the file behind a link
+        root = folder.resolve()
         if location not in sizes:
             sizes[location] = _external_size(root, location, path)
             files[location] = open_data_file(root / location)
-        tensor.base_dir = path.parent
+        tensor.base_dir = folder
         offset = tensor.offset or 0
         length = tensor.length if tensor.length is not None else tensor.nbytes
         if offset < 0 or length < tensor.nbytes:

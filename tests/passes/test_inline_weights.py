@@ -195,3 +195,22 @@ def test_loading_takes_no_memory_for_the_weights(tmp_path: Path) -> None:
     run = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=True)
     assert float(run.stdout) < 110  # the weight alone has 64 MB, and was there twice
     assert (tmp_path / "o.onnx.data").stat().st_size == 64_000_000
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "blob"])
+def test_weights_behind_a_link_are_referred_to_in_place(tmp_path: Path, name: str) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "blobs" / name).write_bytes(_proto().SerializeToString())
+    link = tmp_path / "snapshot" / "model.onnx"
+    link.symlink_to(Path("..") / "blobs" / name)
+    model = load_model(link)
+    assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+    (expected,) = run_model(ir.from_proto(_proto()), FEEDS)
+    save_model(model, link)  # replaces the link, not the file behind it
+    assert not link.is_symlink()
+    assert (tmp_path / "blobs" / name).read_bytes() == _proto().SerializeToString()
+    (found,) = run_model(load_model(link), FEEDS)
+    assert expected.keys() == found.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(found[key], array)
