@@ -184,7 +184,7 @@ def absorbed(node: ir.Node, place: int, perm: Perm, facts: ShapeFacts) -> Moved 
     """
     source = node.inputs[place]
     kind = TRANSPARENT.get(node.op_type)
-    if node.domain != "":
+    if node.domain != "" or rank_of(source) not in (len(perm), None):  # a region may hold values of other ranks
         return None
     if node.op_type == "Gemm" and place < 2 and perm == (1, 0):
         name = ("transA", "transB")[place]

@@ -46,14 +46,20 @@ class PushTransposes(Pass):
             return recorder.result()
         refused: dict[tuple[str, str], ir.Node] = {}
         for graph in model.graphs():
-            if not any(is_op(node, "Transpose") for node in graph):
-                continue
-            # each round leaves fewer Transposes than the last
-            while _absorb(graph, model, recorder) or _turn(graph, model, recorder, refused):
+            left = _count(graph)
+            while left:
                 refused.clear()
+                did = _absorb(graph, model, recorder) or _turn(graph, model, recorder, refused)
+                before, left = left, _count(graph)
+                if not did or left >= before:
+                    break
         for (_, reason), node in refused.items():
             recorder.refuse(node, reason, "transpose-region")
         return recorder.result()
+
+
+def _count(graph: ir.Graph | ir.Function) -> int:
+    return sum(is_op(node, "Transpose") for node in graph)
 
 
 def _absorb(graph: ir.Graph | ir.Function, model: ir.Model, recorder: Recorder) -> bool:
@@ -63,7 +69,16 @@ def _absorb(graph: ir.Graph | ir.Function, model: ir.Model, recorder: Recorder) 
     editor, did = Editor(model), False
     for node in transposes:
         output, perm, source = node.outputs[0], integers(node, "perm"), node.inputs[0]
-        if perm is None or source is None or output.is_graph_output() or not output.uses():
+        if perm is None or source is None:
+            continue
+        if output.is_graph_output() or not output.uses():
+            continue
+        if perm == tuple(range(len(perm))):
+            if not recorder.may_apply(node, "transpose-nothing"):
+                return False
+            output.replace_all_uses_with(source)
+            editor.drop(node)
+            did = True
             continue
         changes = {}
         for reader, place in output.uses():
