@@ -104,3 +104,22 @@ def absorbed(
     moved = offset @ rows
     new = rows * factor.reshape(-1, 1)
     return (new.T if rows is not wide else new), moved
+
+
+def fits_attribute(value: float, dtype: np.dtype) -> bool:
+    """Return whether an attribute, a float of 32 bits, holds the factor as well as a weight of this type would."""
+    with np.errstate(over="ignore", under="ignore"):
+        held = np.float32(value)
+    is_normal = np.isfinite(held) and (value == 0 or abs(held) >= np.finfo(np.float32).tiny)
+    return bool(is_normal) and (dtype.itemsize <= 4 or float(held) == value)
+
+
+def underflows(old: ir.TensorProtocol | None, new: np.ndarray) -> bool:
+    """Return whether a number that had all the digits of its type lost some by becoming too small for them."""
+    import ml_dtypes
+
+    tiny = ml_dtypes.finfo(new.dtype).tiny
+    small = np.abs(new) < tiny
+    if old is None or not small.any():
+        return False
+    return bool(np.any(small & (np.abs(np.broadcast_to(old.numpy(), new.shape)) >= tiny)))

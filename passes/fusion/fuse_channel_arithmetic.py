@@ -9,7 +9,16 @@ import numpy as np
 
 from passes.base import Context, Pass, PassResult
 from passes.editing import Editor, forward
-from passes.fusion.channel_weights import CHANNEL_AXIS, UNBIASED, Weights, channels_of, scaled, weights_of
+from passes.fusion.channel_weights import (
+    CHANNEL_AXIS,
+    UNBIASED,
+    Weights,
+    channels_of,
+    fits_attribute,
+    scaled,
+    underflows,
+    weights_of,
+)
 from passes.matching import (
     SMALL_BYTES,
     constant_array,
@@ -201,7 +210,7 @@ def _scale(match: _Match, weights: Weights) -> _Changed | str:
     attributes: list[tuple[str, float]] = []
     if source.op_type == "Gemm" and factor.ndim == 0:
         attributes = [(name, number(source, name, 1.0) * float(factor)) for name in ("alpha", "beta")]
-        if not all(_fits_attribute(value, weights.weight.dtype.numpy()) for _, value in attributes):
+        if not all(fits_attribute(value, weights.weight.dtype.numpy()) for _, value in attributes):
             return "the scaled alpha or beta is not a number of 32 bits"
     else:
         inputs.append((source, 1, scaled(source, weights.weight.numpy(), factor)))
@@ -213,14 +222,6 @@ def _scale(match: _Match, weights: Weights) -> _Changed | str:
         assert bias is not None
         inputs.append((match.bias_add, index, bias.numpy().astype(np.float64) * factor))
     return _narrowed(inputs, weights, attributes)
-
-
-def _fits_attribute(value: float, dtype: np.dtype) -> bool:
-    """Return whether an attribute, a float of 32 bits, holds the factor as well as a weight of this type would."""
-    with np.errstate(over="ignore", under="ignore"):
-        held = np.float32(value)
-    is_normal = np.isfinite(held) and (value == 0 or abs(held) >= np.finfo(np.float32).tiny)
-    return bool(is_normal) and (dtype.itemsize <= 4 or float(held) == value)
 
 
 def _shift(match: _Match, weights: Weights) -> _Changed | str:
@@ -239,17 +240,6 @@ def _narrowed(
         narrow = [(node, index, array.astype(dtype)) for node, index, array in inputs]
     if not all(np.all(np.isfinite(array.astype(np.float64))) for _, _, array in narrow):
         return "the scaled weight is not finite"
-    if any(_underflows(constant_tensor(input_at(node, index)), array) for node, index, array in narrow):
+    if any(underflows(constant_tensor(input_at(node, index)), array) for node, index, array in narrow):
         return "the scaled weight underflows"
     return _Changed(tuple(narrow), tuple(attributes))
-
-
-def _underflows(old: ir.TensorProtocol | None, new: np.ndarray) -> bool:
-    """Return whether a number that had all the digits of its type lost some by becoming too small for them."""
-    import ml_dtypes
-
-    tiny = ml_dtypes.finfo(new.dtype).tiny
-    small = np.abs(new) < tiny
-    if old is None or not small.any():
-        return False
-    return bool(np.any(small & (np.abs(np.broadcast_to(old.numpy(), new.shape)) >= tiny)))

@@ -151,6 +151,8 @@ def _curve(curve: ir.Value, value: ir.Value, tolerance: float) -> tuple[str, tup
     if narrow is not None:  # computed in a wider type, and only that
         if widen is None or widen.inputs[0] is None or curve.dtype is None or curve.dtype.name != "FLOAT":
             return None
+        if value.dtype is None or value.dtype.name not in ("FLOAT16", "BFLOAT16"):
+            return None
         argument, casts = widen.inputs[0], [widen, narrow]
     inner = (
         _is_scaled(argument, value, math.sqrt(0.5), tolerance)

@@ -107,6 +107,18 @@ def test_an_erf_in_float32_between_casts_is_still_one(curve: str) -> None:
     np.testing.assert_allclose(new["y"].astype(np.float32), old["y"].astype(np.float32), rtol=4e-3, atol=4e-3)
 
 
+def test_an_erf_in_float32_between_doubles_stays() -> None:
+    """It runs, while runtimes without an Erf of doubles have no Gelu of them either."""
+    numbers = {"i": 0.5**0.5, "one": 1.0, "half": 0.5}
+    inputs = "".join(f", double {name}" for name in numbers)
+    body = "a = Mul (x, i) b = Cast <to = 1> (a) e = Erf (b) f = Cast <to = 11> (e) s = Add (f, one) m = Mul (x, s)"
+    text = f"g (double[N,4] x{inputs}) => (double[N,4] y) {{ {body} y = Mul (m, half) }}"
+    model = add_weights(graph_from(text), **{name: np.array(value) for name, value in numbers.items()})
+    after, result = rewrite(model, FuseGelu())
+    assert operators(after) == operators(model)
+    assert not result.applied
+
+
 def test_the_quick_gelu_of_a_sigmoid_stays() -> None:
     body = "q = Constant <value = float {1.702}> () t = Mul (x, q) s = Sigmoid (t) g = Mul (x, s)"
     after, result = rewrite(graph_from(_text(body)), FuseGelu())
