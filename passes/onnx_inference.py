@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+UNKNOWN_PREFIX = "unk__"
+"""How the names begin that onnx gives dimensions it knows nothing of."""
+
 
 def fill_in_types(model: ir.Model) -> None:
     """Copy the types and shapes that onnx infers into values that have none; onnx sees the model without weights."""
@@ -34,7 +37,7 @@ def _copy(proto: onnx.GraphProto, graph: ir.Graph) -> None:
             if value.type is None:
                 value.type = ir.serde.deserialize_type_proto_for_type(info.type)
             if value.shape is None:
-                value.shape = ir.serde.deserialize_type_proto_for_shape(info.type)
+                value.shape = _without_invented(ir.serde.deserialize_type_proto_for_shape(info.type))
         for attribute in described.attribute:
             inner = node.attributes[attribute.name].value if attribute.name in node.attributes else None
             if isinstance(inner, ir.Graph):
@@ -42,3 +45,13 @@ def _copy(proto: onnx.GraphProto, graph: ir.Graph) -> None:
             elif isinstance(inner, (tuple, list)) and attribute.graphs:
                 for part, subgraph in zip(attribute.graphs, inner, strict=True):
                     _copy(part, subgraph)
+
+
+def _without_invented(shape: ir.Shape | None) -> ir.Shape | None:
+    """Return the shape without the names that onnx gives unknown dimensions: another run gives other ones."""
+    import onnx_ir as ir
+
+    if shape is None:
+        return None
+    names = [dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in shape]
+    return ir.Shape([None if isinstance(dim, str) and dim.startswith(UNKNOWN_PREFIX) else dim for dim in names])

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from passes.content import Content
 from passes.dimensions import Dim, Dims, dim_from, plain, unnamed
 from passes.matching import constant_array, dims_of, is_op
+from passes.onnx_inference import UNKNOWN_PREFIX
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _TRACKED_ELEMENTS = 64
+_MOST_ROUNDS = 4
 
 _facts_of: weakref.WeakKeyDictionary[ir.Model, ShapeFacts] = weakref.WeakKeyDictionary()
 """What the last sweep over a model found: the next one derives anew only what follows from what changed since."""
@@ -29,12 +31,14 @@ class ShapeFacts:
     """Shapes and contents by value.
 
     _records: what each node looked like when its facts were derived. _sources: the same of inputs and initializers.
+    _untyped: the nodes whose outputs had no type or rank then.
     """
 
     shapes: dict[ir.Value, Dims] = field(default_factory=dict)
     contents: dict[ir.Value, Content] = field(default_factory=dict)
     _records: dict[ir.Node, tuple[Any, ...]] = field(default_factory=dict)
     _sources: dict[ir.Value, tuple[Any, ...]] = field(default_factory=dict)
+    _untyped: set[ir.Node] = field(default_factory=set)
 
     def shape(self, value: ir.Value | None) -> Dims | None:
         """Return the dimensions, or None for an unknown rank."""
@@ -96,6 +100,10 @@ class ShapeFacts:
                 return False
         return True
 
+    def _may_have_types_now(self, node: ir.Node, changed: set[ir.Value]) -> bool:
+        """Return whether onnx should be asked: the node is new, or had no types and is no longer what it was."""
+        return node not in self._records or (node in self._untyped and not self._is_current(node, changed))
+
     def _derive(self, node: ir.Node) -> list[ir.Value]:
         """Derive what follows for the outputs of `node`; returns those of which something else is known than before."""
         from passes.shape_rules import infer_node
@@ -117,6 +125,7 @@ class ShapeFacts:
             [value.shape for value in node.outputs],
             [self.shapes.get(value) for value in node.outputs],
         )
+        (self._untyped.add if _lacks_type(node) else self._untyped.discard)(node)
         after = [(self.shapes.get(value), self.contents.get(value)) for value in node.outputs]
         return [value for value, old, new in zip(node.outputs, before, after, strict=True) if old != new]
 
@@ -125,6 +134,7 @@ class ShapeFacts:
         if len(self._records) <= len(nodes) + len(nodes) // 2 + 100:
             return
         for node in self._records.keys() - set(nodes):
+            self._untyped.discard(node)
             for value in self._records.pop(node)[4]:
                 self._forget(value)
 
@@ -146,7 +156,7 @@ def declared_shape(value: ir.Value) -> Dims | None:
     if dims is None:
         return None
     # names that onnx's inference invents say only "unknown"
-    return tuple([None if isinstance(dim, str) and dim.startswith("unk__") else dim_from(dim) for dim in dims])
+    return tuple([None if isinstance(dim, str) and dim.startswith(UNKNOWN_PREFIX) else dim_from(dim) for dim in dims])
 
 
 def infer_shapes(model: ir.Model) -> ShapeFacts:
@@ -158,14 +168,21 @@ def infer_shapes(model: ir.Model) -> ShapeFacts:
     """
     facts = _facts_of.setdefault(model, ShapeFacts())
     nodes = [node for graph in model.graphs() for node in graph]
-    if any(_lacks_type(node) for node in nodes if node not in facts._records):
-        from passes.onnx_inference import fill_in_types
-
-        fill_in_types(model)
     changed = facts._changed_sources()
-    for node in nodes:
-        if not facts._is_current(node, changed):
-            changed.update(facts._derive(node))
+    is_asking = any(_lacks_type(node) for node in nodes if facts._may_have_types_now(node, changed))
+    for _ in range(_MOST_ROUNDS):
+        if is_asking:
+            from passes.onnx_inference import fill_in_types
+
+            fill_in_types(model)
+        is_asking = False  # what is derived here may let onnx go further
+        for node in nodes:
+            if not facts._is_current(node, changed):
+                changed.update(facts._derive(node))
+                is_asking = is_asking or node in facts._untyped
+        if not is_asking:
+            break
+        changed = set()
     facts._prune(nodes)
     return facts
 

@@ -54,6 +54,7 @@ class OnnxRuntimeTarget:
         from passes.cleanup.eliminate_dead_code import EliminateDeadCode
         from passes.cleanup.fold_constants import FoldConstants
         from passes.cleanup.fold_shapes import FoldShapes
+        from passes.cleanup.push_transposes import PushTransposes
         from passes.cleanup.remove_identities import RemoveIdentities
         from passes.expand.expand_functions import ExpandFunctions
         from passes.expand.expand_group_normalization import ExpandGroupNormalization
@@ -80,13 +81,12 @@ class OnnxRuntimeTarget:
             ExtractPads(),
             FuseConvActivation(),
             FuseGemmActivation(),
-            FuseMatmulScale(),
         )
         expanded = (ExpandGroupNormalization(), ExpandFunctions(), MaterializeBroadcasts())
-        # the bodies that an operator is expanded to hold constants, casts and identities of their own
-        cleanup = (FoldConstants(), FoldShapes(), RemoveIdentities(), DeduplicateInitializers())
+        # the bodies that an operator is expanded to hold constants, casts and identities, and matrix products to fuse
+        cleanup = (PushTransposes(), FoldConstants(), FoldShapes(), RemoveIdentities(), DeduplicateInitializers())
         tidied = Repeat((*cleanup, EliminateCommonSubexpressions()))
-        return Pipeline((*own, *expanded, tidied, EliminateDeadCode()))
+        return Pipeline((*own, *expanded, tidied, FuseMatmulScale(), EliminateDeadCode()))
 
     def blockers(self, model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
         from targets.onnxruntime.blockers import find_blockers
