@@ -27,6 +27,7 @@ class RuleScope:
     seen: set[object] = field(default_factory=set)  # what a rule need not look at again in this run
     _facts: ShapeFacts | None = None
     _editor: Editor | None = None
+    _places: dict[ir.Node, int] = field(default_factory=dict)
 
     @property
     def facts(self) -> ShapeFacts:
@@ -43,6 +44,13 @@ class RuleScope:
 
     def shape(self, value: ir.Value | None) -> Dims | None:
         return self.facts.shape(value)
+
+    def first_of(self, nodes: Sequence[ir.Node]) -> ir.Node:
+        """Return the node that comes first in the graph that all of them are in."""
+        graph = nodes[0].graph
+        if graph is not None and any(node not in self._places for node in nodes):
+            self._places.update((node, place) for place, node in enumerate(graph))
+        return min(nodes, key=self._places.__getitem__)
 
     def insert(self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], **options: Any) -> ir.Value:
         """Return the output of a new node before `before`, named after its output."""
@@ -72,6 +80,9 @@ class RuleScope:
         """Put one new node in the place of `node`, for which leave has been given."""
         output = node.outputs[0]
         new = self.insert(node, op_type, inputs, attributes=attributes, like=output)
+        made = new.producer()
+        if made is not None and node in self._places:
+            self._places[made] = self._places[node]
         shape = None if self._facts is None else self._facts.shape(output)
         if shape is not None:
             self.facts.shapes[new] = shape

@@ -143,7 +143,7 @@ def _slices_cover(node: ir.Node, scope: RuleScope) -> bool:
     if not scope.recorder.may_apply(node, "slices-cover"):
         return False
     sizes = [end - start for start, end in bounds]
-    first = _first_of(siblings)
+    first = scope.first_of(siblings)
     given = [source, scope.editor.constant(np.array(sizes, dtype=np.int64), f"{source.name}_lengths")]
     new = scope.editor.insert(
         first, "Split", given, name=f"{source.name}_part", attributes={"axis": axis}, outputs=len(bounds)
@@ -164,13 +164,6 @@ def _slices_cover(node: ir.Node, scope: RuleScope) -> bool:
                 old.replace_all_uses_with(output)
                 scope.editor.drop(one)
     return True
-
-
-def _first_of(nodes: list[ir.Node]) -> ir.Node:
-    graph = nodes[0].graph
-    assert graph is not None
-    wanted = set(nodes)
-    return next(node for node in graph if node in wanted)
 
 
 def _concat_of_concat(node: ir.Node, scope: RuleScope) -> bool:

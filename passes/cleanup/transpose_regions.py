@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from passes.base import node_label
 from passes.cleanup.axis_moves import TRANSPARENT, Moved, Perm, absorbed, inverse
-from passes.cleanup.minimum_cut import UNLIMITED, Network, source_side
+from passes.cleanup.minimum_cut import UNLIMITED, Network
 from passes.dimensions import Dim
 from passes.matching import SMALL_BYTES, constant_tensor, integers, is_op, rank_of
 from passes.shapes import ShapeFacts
@@ -124,11 +124,15 @@ def best_choice(region: Region, perm: Perm, facts: ShapeFacts) -> Choice:
             moved[node] = change
         elif any(transposed_by(value) == perm for value in node.inputs if value is not None):
             refused.append((node, f"{node_label(node)}: {change}"))
-    terms = [_Term.of(value, perm, moved, facts) for value in region.values]
+    places = {node: frozenset(place for place, _ in operands(node, facts)) for node in moved}
+    terms = [_Term.of(value, perm, places, region.values, facts) for value in region.values]
     network = Network()
     for term in terms:
         term.connect(network)
-    turned = source_side(network, _TURNED, _LEFT)
+    turned = network.source_side(_TURNED, _LEFT)
+    if turned is None:
+        refused.append((region.nodes[0], "its region is too large to tell which part to turn"))
+        return Choice({}, 0, tuple(refused))
     chosen = {node: change for node, change in moved.items() if node in turned}
     before, after = (sum(term.cost(nodes) for term in terms) for nodes in ({}, chosen))
     return Choice(chosen, before - after, tuple(refused))
@@ -143,20 +147,31 @@ class _Term:
     readers: tuple[Hashable, ...]
 
     @classmethod
-    def of(cls, value: ir.Value, perm: Perm, moved: dict[ir.Node, Moved], facts: ShapeFacts) -> _Term:
-        """Return the term; a reader on the left side wants the value as it is, one on the turned side the other."""
+    def of(
+        cls,
+        value: ir.Value,
+        perm: Perm,
+        places: dict[ir.Node, frozenset[int]],
+        inside: Container[ir.Value],
+        facts: ShapeFacts,
+    ) -> _Term:
+        """Return the term; a reader on the left side wants the value as it is, one on the turned side the other.
+
+        places: by each node that may be turned, the inputs that turn with it. inside: the region's values; a Transpose
+        that makes one of them is counted there, not where it reads.
+        """
         readers: list[Hashable] = [_LEFT] if value.is_graph_output() else []
         back = inverse(perm)
         for reader, place in value.uses():
-            if reader in moved and (place, value) in operands(reader, facts):
+            if place in places.get(reader, ()):
                 readers.append(reader)
             elif reader.graph is value.graph and is_op(reader, "Transpose"):
-                wanted = [_TURNED] if integers(reader, "perm") == back else []
+                wanted = [_TURNED] if integers(reader, "perm") == back and reader.outputs[0] not in inside else []
                 readers.extend(wanted if transposed_by(value) is None else [_LEFT])
             elif reader.graph is not value.graph or absorbed(reader, place, perm, facts) is None:
                 readers.append(_LEFT)
         producer, made = value.producer(), transposed_by(value)
-        if producer in moved:
+        if producer in places:
             return cls(value, (producer, producer), tuple(readers))
         if made is None:
             return cls(value, (_LEFT, _LEFT), tuple(readers))
