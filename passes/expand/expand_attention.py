@@ -43,6 +43,8 @@ class ExpandAttention(Pass):
             for node in list(graph):
                 if is_op(node, "Attention"):
                     _expand(node, facts, recorder, editor, causal, opset=node.version or opset_of(model))
+        if recorder.applied:
+            infer_shapes(model)  # states the shapes of what was written
         return recorder.result()
 
 

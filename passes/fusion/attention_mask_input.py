@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from passes.dimensions import Dim, broadcast
 from passes.fusion.attention_pattern import AttentionMatch
 from passes.fusion.attention_scope import AttentionScope
+from passes.matching import producer_of, raised_rank, with_constant
 from passes.shape_vector import shape_vector
 
 if TYPE_CHECKING:
@@ -33,12 +34,30 @@ def mask_input(node: ir.Node, match: AttentionMatch, key: ir.Value, scope: Atten
             mask, bias = _where(node, condition, bias, hidden, dtype, scope), None
     if mask is None:
         return None
+    if dtype.name in WIDE_FLOATS and mask is match.mask:
+        mask = _raised(node, mask, scope)
     if bias is not None:
         shapes = [facts.shape(part) for part in (bias, mask)]
         mask = editor.insert(node, "Add", [bias, mask], name=f"{node.outputs[0].name}_bias", dtype=dtype)
         facts.shapes[mask] = broadcast(shapes) or ()
         scope.state_shape(mask, facts.shapes[mask])
     return _expanded(node, mask, match.scores.query, key, scope)
+
+
+def _raised(node: ir.Node, mask: ir.Value, scope: AttentionScope) -> ir.Value:
+    """Return the mask x * c, a c below the number that hides being replaced by that; another mask as it is."""
+    import numpy as np
+
+    product = producer_of(mask, "Mul")
+    found = None if product is None else with_constant(product)
+    if product is None or found is None or found[1] >= _HIDING or mask.dtype is None:
+        return mask
+    rank = len(scope.facts.shape(found[0]) or ())
+    if raised_rank((product,), found[0], rank=rank):
+        return mask
+    number = scope.editor.constant(np.array(_HIDING, dtype=mask.dtype.numpy()), "mask_value")
+    shape = scope.facts.shape(mask)
+    return scope.insert(node, "Mul", [found[0], number], name=str(mask.name), shape=shape, dtype=mask.dtype)
 
 
 def _where(

@@ -40,7 +40,8 @@ class FuseAttention(Pass):
     merge, with a RotaryEmbedding between, by the form on [B, S, H * D] [heads], and a constant factor of query or key
     [scale]. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]; a bias (position bias) is
     added to it, once where layers share both. A guard that replaces NaN rows by 0 is dropped, since Attention yields 0
-    for a row that -inf masks wholly.
+    for a row that -inf masks wholly. ONNX Runtime takes the lowest float32 for -inf as well: where the graph writes
+    that number it becomes -1e30, but a mask that is an input may hold it, and a row of it yields 0, not an average.
     Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, an unguarded
     -inf mask may hide a whole row (NaN before, 0 after), the scale is not positive, or hidden scores are replaced by a
     number that is not far below all scores.

@@ -4,8 +4,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes.base import Context
 from passes.capabilities import Capabilities
+from passes.cleanup.fold_shapes import FoldShapes
 from passes.expand.expand_attention import ExpandAttention
+from passes.pipeline import Pipeline
 from tests.support.rewriting import graph_from, operators, random_array, reasons, rewrite
 
 NONE = Capabilities(name="bare", opset_limit=23, kernels=frozenset({"MatMul", "Softmax"}))
@@ -42,6 +45,16 @@ def test_the_expansion_gives_what_attention_gives(attributes: str, mask: str, kv
     after, _ = rewrite(_model(attributes, mask=mask, kv=kv, flat=flat), ExpandAttention(), capabilities=NONE)
     assert "Attention" not in operators(after)
     assert operators(after).count("MatMul") == 2
+
+
+@pytest.mark.parametrize(("attributes", "mask"), [("", ""), ("softcap = 1.5", "bool[S,T] mask")])
+def test_a_second_run_changes_no_byte(attributes: str, mask: str) -> None:
+    pipeline, context = Pipeline((ExpandAttention(),)), Context(NONE)
+    once, _ = pipeline.run(_model(attributes, mask=mask, flat=True), context=context)
+    data = ir.to_proto(once).SerializeToString(deterministic=True)
+    twice, _ = pipeline.run(once, context=context)
+    assert ir.to_proto(Pipeline((FoldShapes(),)).run(twice)[0]).SerializeToString(deterministic=True) == data
+    assert all(value.shape is not None for node in once.graph for value in node.outputs)
 
 
 def test_a_wholly_masked_row_is_zero_as_in_attention() -> None:

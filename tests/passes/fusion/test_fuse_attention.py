@@ -116,6 +116,15 @@ def test_an_unguarded_infinite_mask_is_refused_since_a_hidden_row_is_nan() -> No
     assert reasons(result) == ["the mask 'w' may hide a whole row: NaN here, 0 in Attention"]
 
 
+def test_a_product_with_the_lowest_float_weighs_the_keys_of_a_hidden_row_alike_as_before() -> None:
+    mask = "f = Cast <to = 1> (mask) one = Constant <value = float {1.0}> () h = Sub (one, f)"
+    body = EAGER.format(scale="Mul (s0, scale)", mask=f"{mask} w = Mul (h, lowest) m = Add (s, w)")
+    after, _ = rewrite(_model(body), FuseAttention(), feeds=_feeds(_masks()["one row hidden"]))
+    assert _ops(after) == ["Cast", "Sub", "Mul", "Attention"]
+    _, result = rewrite(after, FuseAttention())
+    assert not result.applied
+
+
 @pytest.mark.parametrize("factor", [-0.5, 0.0])
 def test_a_factor_that_is_not_positive_is_refused_since_attention_takes_its_root(factor: float) -> None:
     body = EAGER.format(scale="Mul (s0, f)", mask="").replace("(m)", "(s)")
