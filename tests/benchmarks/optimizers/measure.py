@@ -64,6 +64,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--optimum-python", default=sys.executable)
     parser.add_argument("--longest-s", type=float, default=LONGEST_S, help="a run that takes longer has failed")
+    parser.add_argument(
+        "--times-only", action="store_true", help="check no result: table.py joins such lines to others"
+    )
     parser.add_argument("--resume", action="store_true", help="skip what OUT.jsonl already holds")
     return parser.parse_args()
 
@@ -100,6 +103,8 @@ def one_run(source: Path, tool: str, row: dict[str, Any], arguments: argparse.Na
         row["call_s"].append(round(report["call_s"], 3))
         row["cpu_s"].append(round(report["cpu_s"], 3))
         row["peak_mb"].append(round(report["peak_mb"], 1))
+        if arguments.times_only:
+            return
         is_first = "nodes" not in row
         if is_first:
             command = [sys.executable, str(HERE / "check.py"), str(out), str(source.with_suffix(""))]

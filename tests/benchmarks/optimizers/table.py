@@ -1,6 +1,7 @@
 """Print measure.py's lines as Markdown: every tool on every graph, then graphwright against its bars.
 
-python tests/benchmarks/optimizers/table.py OUT.jsonl [--nodes]     (--nodes: node counts and verdicts alone)
+python tests/benchmarks/optimizers/table.py OUT.jsonl [--nodes | --summary]
+    (--nodes: node counts and verdicts alone; --summary: a line a graph)
 
 Nodes are those of the main graph, of every nested graph and of every function, Constant nodes included. A peer's
 result that does not load, or is wrong at any of the three sizes, is no bar for ours. The bars, per graph and form:
@@ -26,11 +27,14 @@ MOST_MB = 250.0
 Row = dict[str, Any]
 
 
-def main(path: Path, only_nodes: bool) -> None:
+def main(path: Path, only_nodes: bool, is_summary: bool) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     graphs: dict[str, dict[str, Row]] = {}
-    for row in rows:  # a later line of the same graph and tool replaces the earlier
-        graphs.setdefault(row["graph"], {})[row["tool"]] = row
+    for row in rows:  # a later line of the same graph and tool replaces what it holds of the earlier
+        graphs.setdefault(row["graph"], {}).setdefault(row["tool"], {}).update(row)
+    if is_summary:
+        print_summary(graphs)
+        return
     if not only_nodes:
         print_peers(graphs)
     print_verdicts(graphs, only_nodes)
@@ -58,6 +62,29 @@ def cell(row: Row | None) -> str:
     wall = f"{statistics.median(row['wall_s']):.2f} [{min(row['wall_s']):.2f}, {max(row['wall_s']):.2f}]"
     call = f"({statistics.median(row['call_s']):.2f})"
     return f"{row['nodes']} / {wall} {call} / {max(row['peak_mb']):.0f}{wrong}".replace("|", "/")
+
+
+def print_summary(graphs: dict[str, dict[str, Row]]) -> None:
+    """Print a line a graph: nodes of each form and of the best peer, then seconds and memory."""
+    titles = ["graph", "untouched", *(f"nodes, {form}" for form in OURS), "best right peer"]
+    titles += [f"s (call), {form}" for form in OURS] + ["fastest peer near", "MB", "all right, fixed, same bytes"]
+    print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
+    for graph, rows in graphs.items():
+        ours = [rows[form] for form in OURS if form in rows and not rows[form]["failure"]]
+        right = {tool: row for tool, row in rows.items() if tool not in (*OURS, "untouched") and is_right(row)}
+        best = min(right, key=lambda tool: right[tool]["nodes"], default=None)
+        near = [tool for tool, row in right.items() if row["nodes"] <= NEAR * min(row["nodes"] for row in ours)]
+        fastest = min(near, key=lambda tool: statistics.median(right[tool]["wall_s"]), default=None)
+        cells = [str(rows.get("untouched", {}).get("nodes", "")), *(str(row["nodes"]) for row in ours)]
+        cells += [f"{right[best]['nodes']} {best}" if best else "none"]
+        cells += [seconds(row) for row in ours] + [f"{seconds(right[fastest])} {fastest}" if fastest else "none"]
+        cells += [f"{max(max(row['peak_mb']) for row in ours):.0f}"]
+        proved = all(is_right(row) and row["fixed_point"] == "yes" and row["same_bytes"] for row in ours)
+        print(f"| {graph} | " + " | ".join([*cells, "yes" if proved and len(ours) == len(OURS) else "**no**"]) + " |")
+
+
+def seconds(row: Row) -> str:
+    return f"{statistics.median(row['wall_s']):.2f} ({statistics.median(row['call_s']):.2f})"
 
 
 def print_verdicts(graphs: dict[str, dict[str, Row]], only_nodes: bool) -> None:
@@ -115,4 +142,4 @@ def verdicts(rows: dict[str, Row], form: str, only_nodes: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "--nodes" in sys.argv)
+    main(Path(sys.argv[1]), "--nodes" in sys.argv, "--summary" in sys.argv)
