@@ -156,6 +156,9 @@ def _move_behind(value: ir.Value, new: ir.Value, node: ir.Node) -> None:
         graph.insert_before(graph.node(0), maker)
 
 
+_ROTATION = ("interleaved", "rotary_embedding_dim")
+
+
 def _flat_rotary(flat: ir.Value, split: _Split, scope: AttentionScope) -> ir.Value:
     """Return the rotated [B, S, H * D] tensor, computed where the rotation of heads was."""
     rotary = split.rotary
@@ -168,6 +171,7 @@ def _flat_rotary(flat: ir.Value, split: _Split, scope: AttentionScope) -> ir.Val
             and reader.inputs[1:] == rotary.inputs[1:]
             and reader.graph is rotary.graph
             and integer(reader, "num_heads", 0) == split.heads
+            and all(integer(reader, name, 0) == integer(rotary, name, 0) for name in _ROTATION)
         ),
         None,
     )
