@@ -15,8 +15,8 @@ from passes.capabilities import PORTABLE, Capabilities
 from passes.catalogue import default_pipeline
 from passes.check import CheckNumerics, CheckReport
 from passes.collection import paused
-from passes.errors import ModelBlocked, UsageError
-from passes.observers import Dump, Observer, PrintAfter, Statistics, count_nodes
+from passes.errors import BadModel, ModelBlocked, UsageError
+from passes.observers import CheckStructure, Dump, Observer, PrintAfter, Statistics, count_nodes
 from passes.pipeline import Pipeline
 from passes.serialization import load_model, save_model
 
@@ -114,7 +114,9 @@ def run_pipeline(
 
 
 def _check_report(observers: Sequence[Observer]) -> CheckReport | None:
-    return next((observer.report() for observer in observers if isinstance(observer, CheckNumerics)), None)
+    report = next((observer.report() for observer in observers if isinstance(observer, CheckNumerics)), None)
+    invalid = next((observer.input_problem for observer in observers if isinstance(observer, CheckStructure)), "")
+    return None if report is None else replace(report, invalid=invalid)
 
 
 def _observers(debugging: Debugging, pipeline: Pipeline) -> Sequence[Observer]:
@@ -125,8 +127,6 @@ def _observers(debugging: Debugging, pipeline: Pipeline) -> Sequence[Observer]:
     if debugging.dump_dir is not None:
         observers.append(Dump(debugging.dump_dir))
     if debugging.check:
-        from passes.observers import CheckStructure
-
         text = str(pipeline)
         observers += [CheckStructure(text), CheckNumerics(text)]
     if debugging.progress is not None:
@@ -163,10 +163,10 @@ def optimize(
     out = None if out is None else Path(out)
     if out is None and not (debugging is not None and debugging.check):
         raise UsageError("There is no output file.", hint="Add -o optimized.onnx, or --check to only check the passes.")
-    if out is not None and (out.is_dir() or out.suffix != ".onnx"):
-        raise UsageError(f"The output {out} must be a file that ends in .onnx.", hint="For example: -o optimized.onnx")
+    if out is not None:
+        _check_out(out)
     plan = _plan(pipeline, target)
-    model = load_model(source)
+    model = _loaded(source)
     size_bytes = _size_bytes(source, model)
     rewritten, report = run_pipeline(
         "optimize",
@@ -212,11 +212,31 @@ def localize_passes(
     from passes.bisect import find_culprit
 
     plan = _plan(pipeline, target)
-    model = load_model(Path(source).expanduser())
+    model = _loaded(Path(source).expanduser())
     if progress is not None:
         progress.stage("bisecting rewrites")
     advance = (lambda _: progress.advance()) if progress is not None else (lambda _: None)
     return find_culprit(model, plan.pipeline, context=Context(capabilities=plan.capabilities), advance=advance)
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix != ".onnx":
+        raise UsageError(f"The output {out} must be a file that ends in .onnx.", hint="For example: -o optimized.onnx")
+    if _is_folder(out):
+        raise UsageError(f"The output {out} is a folder.", hint=f"For example: -o {out / 'optimized.onnx'}")
+
+
+def _loaded(source: Path) -> ir.Model:
+    if _is_folder(source):
+        raise BadModel(f"The model {source} is a folder.", hint="Give the .onnx file in it.")
+    return load_model(source)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise UsageError(f"The path {path} cannot be used: {error.strerror}.", hint="Give another path.") from error
 
 
 @dataclass(frozen=True, slots=True)

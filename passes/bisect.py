@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from passes.base import Budget, Context, Event, PassResult
-from passes.check import ABSOLUTE_TOLERANCE, LOSSY, RELATIVE_TOLERANCE, difference, outcomes, sizes_text
+from passes.check import (
+    ABSOLUTE_TOLERANCE,
+    LOSSY,
+    RELATIVE_TOLERANCE,
+    difference,
+    outcomes,
+    repeatable_outcomes,
+    sizes_text,
+)
 from passes.errors import BadModel, GraphwrightError, PassBroken, UsageError
 from passes.pipeline import Pipeline
 from passes.sample_inputs import CHECK_SIZES, generated_inputs
@@ -106,7 +114,7 @@ def find_culprit(
 
     Where several do, one of them: the result is right before it. `advance` is told the number of rewrites that are
     still in question. Raises UsageError for a pipeline that is meant to move results, BadModel for a graph that does
-    not run as it is.
+    not run as it is or gives other results each time, PassBroken where the result is wrong without a rewrite.
     """
     lossy = sorted({step.name for step in pipeline.flat()} & LOSSY.keys())
     if lossy:
@@ -114,7 +122,7 @@ def find_culprit(
             f"The pipeline has '{lossy[0]}', which is meant to move results.", hint="Localize the other passes alone."
         )
     feeds = generated_inputs(model, sizes=CHECK_SIZES) if feeds is None else feeds
-    expected = outcomes(model, feeds)
+    expected = repeatable_outcomes(model, feeds)
     if all(isinstance(outcome, Exception) for outcome in expected):
         if isinstance(expected[0], GraphwrightError):
             raise expected[0]
@@ -134,8 +142,10 @@ def find_culprit(
         return Localization(culprit, total, trial.runs, len(feeds))
     right, wrong = 0, total
     if trial.problem(0):
-        culprit = Culprit("", "", "", trial.problem(0), str(pipeline), 0)
-        return Localization(culprit, total, trial.runs, len(feeds))
+        raise PassBroken(
+            f"A pass changes the graph without recording a rewrite: {trial.problem(0)}",
+            hint="Localize parts of the pipeline with --pipeline to find which.",
+        )
     while wrong - right > 1:
         advance(wrong - right)
         middle = (right + wrong) // 2

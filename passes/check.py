@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from passes.errors import BadModel, MissingDependency, PassBroken
 from passes.execution import open_session, run_model, run_session
@@ -61,7 +61,8 @@ class PassCheck:
 class CheckReport:
     """What a check compared, and with which tolerance; `passes` has the passes that changed the graph, in order.
 
-    not_run: for each set of inputs that the graph did not take before any pass, why.
+    not_run: for each set of inputs that the graph did not take before any pass, why. invalid: what the ONNX checker
+    found wrong before any pass, so that it could not judge the passes; empty when nothing.
     """
 
     inputs: tuple[CheckedInput, ...]
@@ -71,6 +72,7 @@ class CheckReport:
     passes: tuple[PassCheck, ...]
     not_run: tuple[str, ...] = ()
     seconds: float = 0.0
+    invalid: str = ""
 
 
 @dataclass
@@ -115,7 +117,7 @@ class CheckNumerics(Observer):
             self.feeds = generated_inputs(model, sizes=CHECK_SIZES)
         self._inputs = checked_inputs(model, self.feeds)
         self._expected = []
-        for index, outcome in enumerate(outcomes(model, self.feeds)):
+        for index, outcome in enumerate(repeatable_outcomes(model, self.feeds)):
             if isinstance(outcome, Exception):
                 self._not_run.append(f"inputs {index} ({sizes_text(self.feeds[index])}): {_first_line(outcome)}")
             self._expected.append(None if isinstance(outcome, Exception) else outcome)
@@ -166,7 +168,10 @@ class CheckNumerics(Observer):
 def outcomes(
     model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]
 ) -> tuple[dict[str, np.ndarray] | Exception, ...]:
-    """Return for each set of inputs the outputs, or the exception that the run raised."""
+    """Return for each set of inputs the outputs, or the exception that the run raised.
+
+    The elements of a sequence are outputs of their own, `name[0]` and so on; an optional that is empty is none.
+    """
     found: list[dict[str, np.ndarray] | Exception] = []
     with tempfile.TemporaryDirectory(prefix="graphwright-check-") as folder:
         try:
@@ -177,10 +182,44 @@ def outcomes(
             return tuple(error for _ in feeds)
         for feed in feeds:
             try:
-                found.append(run_session(session, feed))
+                outputs = run_session(session, feed).items()
+                found.append({key: array for name, result in outputs for key, array in _arrays(name, result)})
             except Exception as error:
                 found.append(error)
     return tuple(found)
+
+
+def _arrays(name: str, result: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of an output: one of a tensor, each of a sequence or a map, none of an empty optional."""
+    import numpy as np
+
+    if isinstance(result, list | dict):
+        for key, element in result.items() if isinstance(result, dict) else enumerate(result):
+            yield from _arrays(f"{name}[{key}]", element)
+    elif result is not None:
+        yield name, np.asarray(result)
+
+
+def repeatable_outcomes(
+    model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]
+) -> tuple[dict[str, np.ndarray] | Exception, ...]:
+    """Return the `outcomes`; raises BadModel where a second run of the same session gives something else."""
+    found = outcomes(model, feeds + feeds)
+    first, again = found[: len(feeds)], found[len(feeds) :]
+    for index, (old, new) in enumerate(zip(first, again, strict=True)):
+        if isinstance(old, Exception):
+            continue
+        if isinstance(new, Exception):
+            problem = f"one raises: {_first_line(new)}"
+        else:
+            problem = difference(old, new, relative=RELATIVE_TOLERANCE, absolute=ABSOLUTE_TOLERANCE)
+        if problem:
+            raise BadModel(
+                "The graph is not deterministic: before any pass, two runs on the same inputs differ "
+                f"(inputs {index}, {sizes_text(feeds[index])}): {problem}",
+                hint="Export it for inference, without random operators or Dropout in training mode, to check passes.",
+            )
+    return first
 
 
 def checked_inputs(model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]) -> tuple[CheckedInput, ...]:

@@ -97,25 +97,58 @@ class Dump(Observer):
 
 @dataclass
 class CheckStructure(Observer):
-    """Run the ONNX checker after each pass that changed the graph; names the pass that broke it.
+    """Run the ONNX checker before and after each pass that changed the graph; names the pass that broke it.
 
-    replay: the text of the whole pipeline, for the message.
+    replay: the text of the whole pipeline, for the message. input_problem: what was invalid before any pass. The
+    checker tells of one problem only, so a graph that began with one is not judged until a pass has mended it.
     """
 
     replay: str = ""
+    input_problem: str = ""
     _applied: int = field(default=0, repr=False)
+    _is_valid: bool | None = field(default=None, repr=False)
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        if self._is_valid is None:
+            error = _structure_error(model)
+            self._is_valid = error is None
+            self.input_problem = "" if error is None else " ".join(str(error).split())[:300]
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
-        from onnx_ir.passes.common import CheckerPass
-
         if not result.applied:
             return
         self._applied += len(result.applied)
-        try:
-            CheckerPass()(model.clone())  # it takes large weights out and puts them back in another order
-        except Exception as error:
+        error = _structure_error(model)
+        if error is not None and self._is_valid:
             hint = replay_hint(self.replay, self._applied)
             raise PassBroken(f"The pass '{step}' left an invalid graph: {error}", hint=hint) from error
+        self._is_valid = error is None
+
+
+def _structure_error(model: ir.Model) -> Exception | None:
+    """Return what the ONNX checker raises; None for a valid graph.
+
+    It looks for weights in files relative to the working folder, and onnx_ir takes out the large ones of the outermost
+    graph only: all others are read first.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes.common import CheckerPass
+
+    from passes.serialization import INLINE_LIMIT_BYTES, read_attributes, read_tensor
+
+    copy = model.clone()  # the checker puts weights back in another order
+    try:
+        read_attributes(copy)
+        for graph in copy.graphs():
+            for value in graph.initializers.values():
+                tensor = value.const_value
+                is_left_in = graph is not copy.graph or (tensor is not None and tensor.nbytes <= INLINE_LIMIT_BYTES)
+                if isinstance(tensor, ir.ExternalTensor) and is_left_in:
+                    value.const_value = read_tensor(tensor)
+        CheckerPass()(copy)
+    except Exception as error:
+        return error
+    return None
 
 
 def replay_hint(pipeline: str, rewrites: int) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from passes.errors import BadModel
 from passes.input_roles import Role, input_roles
 from passes.matching import dims_of
 
@@ -20,6 +22,9 @@ SIZES = ((2, 5), (3, 7))
 
 CHECK_SIZES = ((2, 5), (1, 6), (3, 1), (4, 4))
 """What a check tries: a batch of 1, a sequence of 1, all symbols equal; the last set has zeros and large numbers."""
+
+LIMIT_ELEMENTS = 1 << 28
+"""More elements than this in one set of inputs are not made: they would take gigabytes."""
 
 _FREE_INTEGERS = 2
 _SPECIAL = (0.0, -0.0, 1.0, -1.0, 30.0, -30.0)
@@ -35,7 +40,8 @@ def generated_inputs(
     """Return one set of inputs for each of `sizes`; a symbol has one length in a set, also inside `past + sequence`.
 
     Indices stay within the tables that they index, masks are 0 and 1 with a 1 first, lengths lie within the symbols.
-    Where there are more than two sets, the last one mixes zeros, ones and numbers of 30 into the floats.
+    Where there are more than two sets, the last one mixes zeros, ones and numbers of 30 into the floats. Raises
+    BadModel for inputs of more than `LIMIT_ELEMENTS` elements.
     """
     import numpy as np
 
@@ -45,6 +51,7 @@ def generated_inputs(
         random = np.random.default_rng(seed)
         lengths: dict[str, int] = {}
         feed: dict[str, np.ndarray] = {}
+        elements = 0
         for value in model.graph.inputs:
             if value.is_initializer():
                 continue
@@ -52,6 +59,13 @@ def generated_inputs(
             dims = dims_of(value)
             places = enumerate((None,) if dims is None else dims)
             shape = [_length(dim, f"{name}.{axis}", lengths, turns) for axis, dim in places]
+            elements += math.prod(shape)
+            if elements > LIMIT_ELEMENTS:
+                raise BadModel(
+                    f"The generated inputs are too large: with '{name}' {shape} they have {elements} elements, "
+                    f"over {LIMIT_ELEMENTS}.",
+                    hint="Give the input smaller or symbolic dimensions; without a check the passes need no inputs.",
+                )
             feed[name] = _array(value, shape, roles[name], random, longest=max(turns))
             if (
                 len(sizes) > 2

@@ -160,6 +160,8 @@ def _print_check(console: object, check: CheckReport) -> None:
         console.print(printable(f"  {value.name}: {value.dtype}, {value.role}: {shapes}"))
     for text in check.not_run:
         console.print(printable(f"  not run before any pass: {text}"))
+    if check.invalid:
+        console.print(printable(f"  not valid before any pass, so not judged by the ONNX checker: {check.invalid}"))
     for row in check.passes:
         worst = f"worst difference {row.worst:.2g} at '{row.output}'" if row.worst else "no difference"
         note = f" ({row.note})" if row.note else ""

@@ -66,8 +66,8 @@ def _group_norm(node: ir.Node) -> str:
     return ""
 
 
-def _roi_align(node: ir.Node) -> str:
-    return "ONNX Runtime has no kernel for RoiAlign of opset 22"
+def _no_kernel(node: ir.Node) -> str:
+    return f"ONNX Runtime has no kernel for {node.op_type} of opset {_CHECKS[node.op_type][0]}"
 
 
 _CHECKS = {
@@ -76,8 +76,16 @@ _CHECKS = {
     "GroupNormalization": (21, _group_norm),
     "Hardmax": (13, _hardmax),
     "Resize": (11, _resize),
-    "RoiAlign": (22, _roi_align),
     "Upsample": (11, _resize),
+    # only their types are others in opset 22, yet the runtime (1.32) takes the older version alone
+    "GlobalLpPool": (22, _no_kernel),
+    "MaxRoiPool": (22, _no_kernel),
+    "Multinomial": (22, _no_kernel),
+    "RandomNormal": (22, _no_kernel),
+    "RandomNormalLike": (22, _no_kernel),
+    "RandomUniform": (22, _no_kernel),
+    "RandomUniformLike": (22, _no_kernel),
+    "RoiAlign": (22, _no_kernel),
 }
 """By operator: the opset that changed it, and what tells why a node cannot follow."""
 

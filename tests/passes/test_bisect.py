@@ -96,3 +96,6 @@ def test_what_cannot_be_localized_is_said() -> None:
     model.graph.node(1).op_type = "NoSuchOperator"
     with pytest.raises(BadModel, match="does not run before any pass"):
         find_culprit(model, default_pipeline())
+    text = "g (float[2,8] x) => (float[2,8] y) { r = RandomNormalLike (x) a = Identity (r) y = Add (x, a) }"
+    with pytest.raises(BadModel, match="not deterministic"):
+        find_culprit(graph_from(text, opset=18), default_pipeline())

@@ -129,6 +129,67 @@ def test_a_model_with_weights_in_a_file_runs(tmp_path) -> None:  # type: ignore[
     np.testing.assert_array_equal(expected[0]["y"], actual[0]["y"])
 
 
+def test_small_weights_in_a_file_are_valid_from_any_folder(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    model = add_weights(
+        graph_from("""g (bool c, float[N,4] x, float[4] w) => (float[N,4] y) {
+            a = Add (x, w)
+            y = If (c) <then_branch = t () => (float[N,4] u) { u = Neg (a) },
+                        else_branch = e () => (float[N,4] v) { k = Neg (w) v = Add (a, k) }>
+        }"""),
+        w=random_array(4),
+    )
+    branch = next(graph for graph in model.graphs() if graph.name == "e")
+    weight = ir.Value(name="b", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([4]))
+    weight.const_value = ir.tensor(random_array(4), name="b")
+    branch.register_initializer(weight)
+    branch.node(0).replace_input_with(0, weight)
+    (tmp_path / "w.data").write_bytes(random_array(8).tobytes())
+    for offset, value in ((0, model.graph.initializers["w"]), (16, weight)):
+        value.const_value = ir.ExternalTensor(
+            "w.data", offset, 16, ir.DataType.FLOAT, shape=ir.Shape([4]), name=str(value.name), base_dir=str(tmp_path)
+        )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    structure = CheckStructure()
+    default_pipeline().run(model, observers=[structure])
+    assert structure.input_problem == ""
+
+
+def test_what_was_invalid_before_is_no_fault_of_a_pass() -> None:
+    model = _model()
+    model.graph.outputs[0].shape = None
+    structure = CheckStructure()
+    _, results = Pipeline((Fault("operator"),)).run(model, observers=[structure])
+    assert results[0].applied
+    assert "'shape'" in structure.input_problem
+    assert "is required but missing" in structure.input_problem
+
+
+def test_elements_of_a_sequence_are_compared() -> None:
+    text = """g (float[2,4] x, float[4] w) => (seq(float[2,4]) s) {
+        a = Add (x, w) i = Identity (a) b = Relu (i) s = SequenceConstruct (x, b)
+    }"""
+    right, wrong = (add_weights(graph_from(text), w=random_array(4)) for _ in range(2))
+    check = CheckNumerics()
+    default_pipeline().run(right, observers=[check])
+    assert check.report().passes
+    with pytest.raises(PassBroken, match=r"output 's\[1\]' moved"):
+        Pipeline((Fault("scale"),)).run(wrong, observers=[CheckNumerics()])
+
+
+def test_inputs_that_would_take_gigabytes_are_not_made() -> None:
+    with pytest.raises(BadModel, match=r"too large: with 'x' \[100000, 100000\]"):
+        generated_inputs(graph_from("g (float[100000,100000] x) => (float[100000,100000] y) { y = Relu (x) }"))
+
+
+RANDOM = "g (float[2,8] x) => (float[2,8] y) { r = RandomNormalLike (x) a = Identity (r) y = Add (x, a) }"
+
+
+def test_a_graph_that_is_not_deterministic_is_no_fault_of_a_pass() -> None:
+    with pytest.raises(BadModel, match="not deterministic: before any pass, two runs"):
+        default_pipeline().run(graph_from(RANDOM, opset=18), observers=[CheckNumerics()])
+
+
 def test_watching_does_not_change_the_result() -> None:
     text = "g (float[N,40] x, float[40,40] u, float[40] v) => (float[N,40] y) { a = MatMul (x, u) y = Add (a, v) }"
     model = add_weights(

@@ -202,6 +202,16 @@ KEPT = {
         "y = RoiAlign <output_height = 2, output_width = 2> (x, r, i)",
         "no kernel for RoiAlign",
     ),
+    "random": (18, "float[2,3] x", "y = RandomNormalLike (x)", "no kernel for RandomNormalLike of opset 22"),
+    "random shape": (18, "float[2,3] x", "y = RandomUniform <shape = [2, 3]> ()", "no kernel for RandomUniform"),
+    "drawn": (13, "float[2,3] x", "y = Multinomial (x)", "no kernel for Multinomial"),
+    "global norm": (18, "float[1,1,4,4] x", "y = GlobalLpPool (x)", "no kernel for GlobalLpPool"),
+    "boxes": (
+        18,
+        "float[1,1,4,4] x, float[1,5] r",
+        "y = MaxRoiPool <pooled_shape = [2, 2]> (x, r)",
+        "no kernel for MaxRoiPool",
+    ),
 }
 
 
