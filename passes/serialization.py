@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,9 +215,8 @@ def save_model(model: ir.Model, path: Path) -> None:
             temporary[0].replace(data)
         temporary[1].replace(path)
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error}", hint="Free disk space or choose another folder."
-        ) from error
+        hint = "Free disk space or choose another folder." if error.errno == errno.ENOSPC else "Choose another folder."
+        raise UsageError(f"{path} cannot be written: {error}", hint=hint) from error
     finally:
         for file in temporary:
             file.unlink(missing_ok=True)

@@ -74,6 +74,10 @@ class _LazyGroup(click.Group):
         except BrokenPipeError:
             _silence_stdout()
             ctx.exit(PIPE_CLOSED)
+        except SystemExit as error:
+            if not isinstance(error.__context__, BrokenPipeError):
+                raise
+            ctx.exit(PIPE_CLOSED)  # rich's Console turns a closed pipe into exit code 1
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 _silence_stdout()

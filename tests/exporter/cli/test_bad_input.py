@@ -257,3 +257,19 @@ def test_verify_refuses_what_is_no_artifact(model: Path, tmp_path: Path) -> None
 
 def test_an_unknown_command_names_the_near_one() -> None:
     assert_refused(run("optimise"), 2, "optimize")
+
+
+def test_a_pipe_closed_while_a_table_is_printed_has_its_own_exit_code(model: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "exporter", "optimize", str(model), "-o", str(model.with_name("closed.onnx"))]
+    with os.fdopen(writer, "wb") as stream:
+        done = subprocess.run([*command, "--pipeline", "remove-identities"], stdout=stream, stderr=subprocess.PIPE)
+    assert done.returncode == 141, done.stderr.decode()
+
+
+def test_a_folder_that_takes_no_file_is_not_a_full_disk(model: Path) -> None:
+    done = run("optimize", model, "-o", "/proc/y.onnx", "--pipeline", "remove-identities")
+    assert done.exit_code == 2
+    assert "Choose another folder" in done.output
+    assert "Free disk space" not in done.output
