@@ -106,6 +106,9 @@ def _check_complete(model: ir.Model, path: Path) -> None:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     domains = set()
     for graph in _graphs(model):
+        for output in graph.outputs:
+            if output.producer() is None and not (output.is_graph_input() or output.is_initializer()):
+                raise BadModel(f"{path}: nothing makes the output '{output.name}'.", hint=again)
         for node in graph:
             domains.add(node.domain)
             for value in node.inputs:

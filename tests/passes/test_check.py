@@ -284,3 +284,64 @@ def test_after_a_lossy_pass_its_tolerance_holds() -> None:
     steps.run(_model(), observers=[watch])
     assert (watch.report().relative, watch.report().absolute) == (0.5, 0.5)
     assert "meant to move results" in watch.report().passes[0].note
+
+
+@dataclass(frozen=True)
+class Nudge(Pass):
+    """Moves the bias that is added to the factors."""
+
+    name: ClassVar[str] = "nudge"
+
+    by: float = 0.0
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        recorder = context.recorder(self.name)
+        recorder.may_apply("planted")
+        value = model.graph.initializers["b"]
+        value.const_value = ir.Tensor(value.const_value.numpy() + np.float32(self.by), name="b")
+        return recorder.result()
+
+
+# x moved by a millionth moves x * 1e6 by about one, so the sine is another one
+_AMPLIFIER = """g (float[4] x, float[1] b) => (float[4] y) {
+    f = Constant <value = float {1e6}> () p = Mul (x, f) q = Add (p, b) y = Sin (q) }"""
+_CALM, _WILD = {"x": np.zeros(4, np.float32)}, {"x": np.linspace(1, 2, 4, dtype=np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("by", "feeds", "is_found"),
+    [
+        (1e-6, (_CALM, _WILD), False),
+        (0.06, (_WILD,), True),  # no set speaks for the pass
+        (0.06, (_CALM, _WILD), True),
+    ],
+)
+def test_inputs_whose_rounding_the_graph_amplifies_judge_no_pass(by: float, feeds: tuple, is_found: bool) -> None:  # type: ignore[type-arg]
+    model = add_weights(graph_from(_AMPLIFIER), b=np.zeros(1, np.float32))
+    check = CheckNumerics(feeds=feeds)
+    if is_found:
+        with pytest.raises(PassBroken, match=r"'nudge\{.*\}' changed the result"):
+            Pipeline((Nudge(by),)).run(model, observers=[check])
+    else:
+        Pipeline((Nudge(by),)).run(model, observers=[check])
+
+
+def test_a_set_of_inputs_that_is_not_judged_is_named() -> None:
+    model = add_weights(graph_from(_AMPLIFIER), b=np.zeros(1, np.float32))
+
+    @dataclass(frozen=True)
+    class Reorder(Pass):
+        """Adds what rounding loses at 0 but not at 1e6."""
+
+        name: ClassVar[str] = "reorder"
+
+        def run(self, model: ir.Model, context: Context) -> PassResult:
+            recorder = context.recorder(self.name)
+            recorder.may_apply("planted")
+            factor = next(node for node in model.graph if node.op_type == "Constant")
+            factor.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.float32(1e6 + 0.125)))
+            return recorder.result()
+
+    check = CheckNumerics(feeds=(_CALM, _WILD))
+    Pipeline((Reorder(),)).run(model, observers=[check])
+    assert "not judged with inputs 1" in check.report().passes[0].note

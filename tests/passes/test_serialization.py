@@ -209,6 +209,12 @@ def test_a_value_that_nothing_makes(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(BadModel, match="reads 'z', which nothing makes"):
         load_model(tmp_path / "m.onnx")
+    proto = ir.to_proto(graph_from("g (float[2] x) => (float[2] y) { y = Relu (x) }"))
+    proto.graph.output.add().CopyFrom(proto.graph.output[0])
+    proto.graph.output[1].name = "z"
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(BadModel, match="nothing makes the output 'z'"):
+        load_model(tmp_path / "m.onnx")
 
 
 def _with_location(tmp_path: Path, location: str, *, length: int | None = None) -> Path:
