@@ -4,8 +4,8 @@ python tests/benchmarks/optimizers/artifact_speed.py ZOO OUT.jsonl [--graphs A B
     [--sizes 1x64 8x64] [--runtimes onnxruntime openvino] [--resume]
 
 Per graph, runtime and size: the untouched file twice (A and A', the noise floor), the default pipeline's result and
-that of `--target RUNTIME`; rounds of A B C A' A' C B A in each of several processes, since a process keeps the luck of
-its memory layout. A ratio is A's time over the candidate's in one round: above 1 the candidate is faster. Printed is
+that of `--target RUNTIME`; rounds in turn (see latency.py) in each of several processes, since a process keeps the luck
+of its memory layout. A ratio is A's time over the candidate's in one round: above 1 the candidate is faster. Printed is
 the median with its 95% bootstrap interval, which resamples processes, then rounds in them. "faster" and "slower" are
 said where the interval lies beyond 1 and beyond the interval of A over A' as well; everything else is a tie.
 """

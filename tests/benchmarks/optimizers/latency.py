@@ -1,9 +1,11 @@
 """Time ONNX files in turn in one process: `python latency.py RUNTIME SAMPLE.npz BATCH LENGTH ROUNDS FILE FILE ...`.
 
 Prints one line of JSON: per file the seconds a call in each round's two blocks, {"first": [...], "second": [...]}, or
-why a file does not run. A round goes over the files and back (A B C C B A), so a drift of the machine's speed falls on
-all alike. A block is an untimed call, then calls for some time. RUNTIME: onnxruntime (its default optimizations) or
-openvino (fp32). Two threads. Inputs are the sample's, repeated to BATCH, and along named axes to LENGTH.
+why a file does not run. A round goes over the files twice, each time in the same cyclic order from another start, and
+backwards in every second round: no file ever follows itself, which would find its weights in the caches, and a drift of
+the machine's speed falls on all alike. A block is untimed calls, then as many calls for each file. RUNTIME: onnxruntime
+(its default optimizations) or openvino (fp32). Two threads. Inputs are the sample's, repeated to BATCH, and along named
+axes to LENGTH.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 THREADS = 2
-BLOCK_S = 0.05
+BLOCK_S = 0.15
+WARM_CALLS = 2
 PAUSE_S = 0.005
 """Before a block: the other session's idle threads stop spinning."""
 
@@ -34,13 +37,13 @@ def main(runtime: str, sample: Path, batch: int, length: int, rounds: int, files
         except Exception as error:
             return {"failure": f"{file.parent.name}/{file.name}: {' '.join(str(error).split())[:200]}"}
         runs.append(run)
-    calls = [calls_per_block(run) for run in runs]
+    calls = max(calls_per_block(run) for run in runs)
     result = [{"first": [], "second": []} for _ in runs]
-    forth = list(range(len(runs)))
-    for _ in range(rounds):
-        for half, order in (("first", forth), ("second", forth[::-1])):
-            for index in order:
-                result[index][half].append(block_s(runs[index], calls[index]))
+    for turn in range(rounds):
+        order = [(turn + place) % len(runs) for place in range(len(runs))]
+        for half in ("first", "second"):
+            for index in order if turn % 2 == 0 else order[::-1]:
+                result[index][half].append(block_s(runs[index], calls))
     return {"files": result}
 
 
@@ -94,7 +97,8 @@ def calls_per_block(run: Run) -> int:
 
 def block_s(run: Run, calls: int) -> float:
     time.sleep(PAUSE_S)
-    run()
+    for _ in range(WARM_CALLS):
+        run()
     started = time.perf_counter()
     for _ in range(calls):
         run()
