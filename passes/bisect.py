@@ -8,17 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from passes.base import Budget, Context, Event, PassResult
-from passes.check import (
-    ABSOLUTE_TOLERANCE,
-    LOSSY,
-    RELATIVE_TOLERANCE,
-    difference,
-    is_ill_conditioned,
-    outcomes,
-    repeatable_outcomes,
-    sizes_text,
-)
+from passes.check import LOSSY, is_ill_conditioned, repeatable_outcomes, sizes_text
+from passes.comparison import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 from passes.errors import BadModel, GraphwrightError, PassBroken, UsageError
+from passes.execution import outcomes
 from passes.pipeline import Pipeline
 from passes.sample_inputs import CHECK_SIZES, generated_inputs
 

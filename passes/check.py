@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from passes.errors import BadModel, MissingDependency, PassBroken
-from passes.execution import open_session, run_model, run_session
+from passes.comparison import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference, worst_difference
+from passes.errors import BadModel, PassBroken
+from passes.execution import outcomes
 from passes.observers import Observer, replay_hint
 from passes.sample_inputs import CHECK_SIZES, generated_inputs
 
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from passes.base import Pass, PassResult
-
-__all__ = ["CheckNumerics", "CheckReport", "difference", "run_model"]
-
-RELATIVE_TOLERANCE = 1e-4
-ABSOLUTE_TOLERANCE = 1e-5
-"""How far an fp32 output may move: rewrites reorder sums, which costs a few units in the last place per layer."""
 
 LOSSY: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"convert-fp16": (1e-2, 1e-3), "convert-bf16": (5e-2, 1e-2), "quantize-static": (5e-2, 2e-2)}
@@ -173,41 +166,6 @@ class CheckNumerics(Observer):
         self._seconds += time.perf_counter() - started
 
 
-def outcomes(
-    model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]
-) -> tuple[dict[str, np.ndarray] | Exception, ...]:
-    """Return for each set of inputs the outputs, or the exception that the run raised.
-
-    The elements of a sequence are outputs of their own, `name[0]` and so on; an optional that is empty is none.
-    """
-    found: list[dict[str, np.ndarray] | Exception] = []
-    with tempfile.TemporaryDirectory(prefix="graphwright-check-") as folder:
-        try:
-            session = open_session(model, Path(folder))
-        except MissingDependency:
-            raise
-        except Exception as error:
-            return tuple(error for _ in feeds)
-        for feed in feeds:
-            try:
-                outputs = run_session(session, feed).items()
-                found.append({key: array for name, result in outputs for key, array in _arrays(name, result)})
-            except Exception as error:
-                found.append(error)
-    return tuple(found)
-
-
-def _arrays(name: str, result: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the arrays of an output: one of a tensor, each of a sequence or a map, none of an empty optional."""
-    import numpy as np
-
-    if isinstance(result, list | dict):
-        for key, element in result.items() if isinstance(result, dict) else enumerate(result):
-            yield from _arrays(f"{name}[{key}]", element)
-    elif result is not None:
-        yield name, np.asarray(result)
-
-
 def repeatable_outcomes(
     model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]
 ) -> tuple[dict[str, np.ndarray] | Exception, ...]:
@@ -233,19 +191,32 @@ def repeatable_outcomes(
 def is_ill_conditioned(
     model: ir.Model, feed: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
 ) -> bool:
-    """Return whether the graph amplifies rounding as far as `new` lies from `old`.
+    """Return whether the graph amplifies rounding as far as `new` lies from `old`, in every output that moved.
 
-    That is so where its outputs move by a quarter of that distance or more when its inputs move by a millionth.
+    That is so where an output moves by a quarter of that distance or more when the inputs move by a millionth. A shape,
+    a type, an integer or a place where the output is not finite is no matter of rounding.
     """
     nudged = {
         name: array * array.dtype.type(1 + 1e-6) if array.dtype.kind == "f" else array for name, array in feed.items()
     }
     (moved,) = outcomes(model, (nudged,))
-    if isinstance(moved, Exception) or moved.keys() != new.keys() or old.keys() != new.keys():
+    if isinstance(moved, Exception) or not old.keys() == new.keys() == moved.keys():
         return False
-    if any(old[name].shape != new[name].shape or old[name].dtype != new[name].dtype for name in old):
+    return all(_is_rounding(old[name], new[name], moved[name]) for name in old)
+
+
+def _is_rounding(old: np.ndarray, new: np.ndarray, moved: np.ndarray) -> bool:
+    import numpy as np
+
+    if not old.shape == new.shape == moved.shape or old.dtype != new.dtype:
         return False
-    return 4 * worst_difference(new, moved)[0] >= worst_difference(old, new)[0]
+    if old.dtype.kind != "f":
+        return np.array_equal(old, new)
+    finite = np.isfinite(old)
+    if not np.array_equal(finite, np.isfinite(new)) or not np.array_equal(old[~finite], new[~finite], equal_nan=True):
+        return False
+    distance = worst_difference({"": old}, {"": new})[0]
+    return distance <= 4 * worst_difference({"": new}, {"": moved})[0]
 
 
 def checked_inputs(model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]) -> tuple[CheckedInput, ...]:
@@ -272,56 +243,3 @@ def sizes_text(feed: Mapping[str, np.ndarray]) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def worst_difference(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> tuple[float, str]:
-    """Return the greatest move of an output, over its greatest magnitude where that is above 1; and its name."""
-    import numpy as np
-
-    worst, worst_name = 0.0, ""
-    for name in expected.keys() & actual.keys():
-        old, new = expected[name], actual[name]
-        if old.dtype.kind in "OSU" or old.shape != new.shape or not old.size:
-            continue
-        first, second = old.astype(np.float64), new.astype(np.float64)
-        finite = np.isfinite(first) & np.isfinite(second)
-        if not finite.any():
-            continue
-        error = float(np.abs(first - second)[finite].max()) / max(1.0, float(np.abs(first[finite]).max()))
-        if error > worst or not worst_name:
-            worst, worst_name = error, name
-    return worst, worst_name
-
-
-def difference(
-    expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray], *, relative: float, absolute: float
-) -> str:
-    """Return which output differs and by how much; empty when all agree. NaN agrees with NaN only.
-
-    `absolute` is meant for numbers around 1: it grows with the output's greatest magnitude where that is larger, since
-    a sum's rounding error follows its terms.
-    """
-    import numpy as np
-
-    if set(expected) != set(actual):
-        return f"outputs are {sorted(actual)}, not {sorted(expected)}"
-    for name, old in expected.items():
-        new = actual[name]
-        if old.dtype != new.dtype or old.shape != new.shape:
-            return f"output '{name}' is {new.dtype}{list(new.shape)}, not {old.dtype}{list(old.shape)}"
-        if old.dtype.kind in "iubOSU":
-            if not np.array_equal(old, new):
-                return f"output '{name}' differs in {int((old != new).sum())} of {old.size} elements"
-            continue
-        first, second = old.astype(np.float64), new.astype(np.float64)
-        finite = first[np.isfinite(first)]
-        allowed = absolute * max(1.0, float(np.abs(finite).max()) if finite.size else 1.0)
-        if not np.allclose(second, first, rtol=relative, atol=allowed, equal_nan=True):
-            with np.errstate(invalid="ignore"):
-                error = np.abs(first - second)
-            worst = float(np.nanmax(error)) if np.isfinite(error).any() else float("nan")
-            return (
-                f"output '{name}' moved by up to {worst:.3g}, more than atol={allowed:g} + rtol={relative:g}, "
-                f"or changed where it is finite"
-            )
-    return ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from passes.errors import MissingDependency
 from passes.optional import require
 
 if TYPE_CHECKING:
@@ -45,6 +46,41 @@ def run_session(session: Any, feed: Mapping[str, np.ndarray]) -> dict[str, np.nd
     taken = {value.name for value in session.get_inputs()}
     results = session.run(names, {name: array for name, array in feed.items() if name in taken})
     return dict(zip(names, results, strict=True))
+
+
+def outcomes(
+    model: ir.Model, feeds: tuple[Mapping[str, np.ndarray], ...]
+) -> tuple[dict[str, np.ndarray] | Exception, ...]:
+    """Return for each set of inputs the outputs, or the exception that the run raised.
+
+    The elements of a sequence are outputs of their own, `name[0]` and so on; an optional that is empty is none.
+    """
+    found: list[dict[str, np.ndarray] | Exception] = []
+    with tempfile.TemporaryDirectory(prefix="graphwright-run-") as folder:
+        try:
+            session = open_session(model, Path(folder))
+        except MissingDependency:
+            raise
+        except Exception as error:
+            return tuple(error for _ in feeds)
+        for feed in feeds:
+            try:
+                outputs = run_session(session, feed).items()
+                found.append({key: array for name, result in outputs for key, array in _arrays(name, result)})
+            except Exception as error:
+                found.append(error)
+    return tuple(found)
+
+
+def _arrays(name: str, result: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of an output: one of a tensor, each of a sequence or a map, none of an empty optional."""
+    import numpy as np
+
+    if isinstance(result, list | dict):
+        for key, element in result.items() if isinstance(result, dict) else enumerate(result):
+            yield from _arrays(f"{name}[{key}]", element)
+    elif result is not None:
+        yield name, np.asarray(result)
 
 
 def _referring_bytes(model: ir.Model, file: Path) -> bytes:

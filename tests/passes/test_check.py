@@ -9,7 +9,8 @@ import pytest
 
 from passes.base import Context, Pass, PassResult
 from passes.catalogue import default_pipeline
-from passes.check import CheckNumerics, difference
+from passes.check import CheckNumerics, is_ill_conditioned
+from passes.comparison import difference
 from passes.editing import remove_node
 from passes.errors import BadModel, PassBroken
 from passes.execution import run_model
@@ -345,3 +346,21 @@ def test_a_set_of_inputs_that_is_not_judged_is_named() -> None:
     check = CheckNumerics(feeds=(_CALM, _WILD))
     Pipeline((Reorder(),)).run(model, observers=[check])
     assert "not judged with inputs 1" in check.report().passes[0].note
+
+
+@pytest.mark.parametrize(
+    ("new", "is_rounding"),
+    [
+        (np.float32([0.9, 0.1]), True),
+        (np.float32([np.nan, 0.1]), False),
+        (np.float32([np.inf, 0.1]), False),
+        (np.float32([0.9, 0.1, 0.1]), False),
+        (np.float64([0.9, 0.1]), False),
+        (np.int64([1, 0]), False),
+        (np.float32([900, 0.1]), False),
+    ],
+)
+def test_only_a_finite_move_as_large_as_the_graphs_own_is_rounding(new: np.ndarray, is_rounding: bool) -> None:
+    model = add_weights(graph_from(_AMPLIFIER.replace("[4]", "[2]")), b=np.zeros(1, np.float32))
+    feed = {"x": np.float32([1, 2])}
+    assert is_ill_conditioned(model, feed, {"y": np.float32([0.5, 0.5])}, {"y": new}) is is_rounding

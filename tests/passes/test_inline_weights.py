@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 
 from passes.catalogue import default_pipeline
-from passes.check import run_model
 from passes.errors import BadModel
+from passes.execution import run_model
 from passes.inline_weights import LEAST_BYTES, without_inline_weights
 from passes.serialization import load_model, save_model
 from tests.support.rewriting import random_array

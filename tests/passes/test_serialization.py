@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from passes import serialization
-from passes.check import run_model
 from passes.errors import BadModel, UsageError
+from passes.execution import run_model
 from passes.serialization import ALIGNMENT_BYTES, load_model, proto_without_weights, save_model
 from tests.support.mapped import descriptors, resident_kib
 from tests.support.rewriting import add_weights, graph_from, random_array

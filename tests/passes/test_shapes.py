@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.check import run_model
+from passes.execution import run_model
 from passes.matching import dims_of
 from passes.sample_inputs import generated_inputs
 from passes.shapes import infer_shapes

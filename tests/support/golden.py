@@ -25,7 +25,7 @@ import onnx_ir as ir
 
 from passes.base import Context, PassResult
 from passes.capabilities import PORTABLE, Capabilities
-from passes.check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
+from passes.comparison import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 from passes.execution import run_model
 from passes.observers import CheckStructure
 from passes.parse import pipeline_from_text

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from passes.base import Budget, Context, Pass, PassResult
 from passes.capabilities import PORTABLE, Capabilities
-from passes.check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
+from passes.comparison import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 from passes.execution import run_model
 from passes.pipeline import Pipeline
 from passes.sample_inputs import generated_inputs

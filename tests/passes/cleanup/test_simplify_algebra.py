@@ -101,7 +101,7 @@ def test_infinities_nan_and_signed_zeros_are_kept() -> None:
     ones = np.ones((2, 3))
     feeds = ({"x": special, "z": special[::-1].copy(), "i": ones.astype(np.int64), "b": ones > 0},)
     body = "a = Neg (x) c = Add (a, z) d = Sub (c, a) e = Abs (d) f = Neg (e) y = Abs (f)"
-    from passes.check import run_model
+    from passes.execution import run_model
     from passes.pipeline import Pipeline
 
     model = _model(body)

@@ -10,7 +10,7 @@ import pytest
 from passes.base import Context
 from passes.capabilities import PORTABLE
 from passes.catalogue import default_pipeline
-from passes.check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
+from passes.comparison import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 from passes.execution import run_model
 from passes.parse import pipeline_from_text
 from tests.support.rewriting import add_weights, graph_from, random_array, reasons

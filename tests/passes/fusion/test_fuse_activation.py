@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.check import run_model
+from passes.execution import run_model
 from passes.fusion.activation_forms import ACTIVATIONS
 from passes.fusion.fuse_activation import FuseActivation
 from passes.pipeline import Pipeline

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from passes.check import run_model
+from passes.execution import run_model
 from passes.fusion.fuse_gelu import FuseGelu
 from passes.pipeline import Pipeline
 from tests.support.rewriting import add_weights, graph_from, operators, random_array, reasons, rewrite

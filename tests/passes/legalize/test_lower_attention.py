@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.check import run_model
+from passes.execution import run_model
 from passes.legalize.lower_attention import LowerAttention
 from tests.support.contrib import attributes, forms, legalise, refused
 from tests.support.rewriting import add_weights, graph_from, random_array, reasons

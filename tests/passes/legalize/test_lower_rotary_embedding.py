@@ -31,7 +31,8 @@ def model(x: str, cache: str = "1,S,4", options: str = "", twice: str = "") -> i
     ],
 )
 def test_a_cache_of_one_row_serves_the_batch(x: str, cache: str, options: str, interleaved: int) -> None:
-    from passes.check import difference, run_model
+    from passes.comparison import difference
+    from passes.execution import run_model
 
     built = model(x, cache, f"<{options}interleaved = {interleaved}>")
     after, (result,) = Pipeline((LowerRotaryEmbedding(),)).run(built, context=Context(CONTRIB))

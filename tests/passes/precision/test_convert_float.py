@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.base import Context, Pass
-from passes.check import run_model
+from passes.execution import run_model
 from passes.parse import pipeline_from_text
 from passes.pipeline import Pipeline
 from passes.precision.convert_float import ConvertBf16, ConvertFp16

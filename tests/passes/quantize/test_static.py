@@ -14,8 +14,8 @@ import pytest
 
 from passes.base import Context, PassResult
 from passes.capabilities import Capabilities, QuantizationSupport
-from passes.check import run_model
 from passes.errors import UsageError
+from passes.execution import run_model
 from passes.pipeline import Pipeline
 from passes.quantize.calibrate import calibrate
 from passes.quantize.ranges import ActivationRange

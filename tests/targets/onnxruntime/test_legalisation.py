@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from passes.base import Context
-from passes.check import difference, run_model
+from passes.comparison import difference
+from passes.execution import run_model
 from targets.base import BuildOptions
 from targets.onnxruntime.capabilities import NOT_WORTH_KEEPING, SAVES_NODES_ALONE, kernels_of
 from targets.onnxruntime.target import OnnxRuntimeTarget
