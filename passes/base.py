@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from passes.quantize.ranges import ActivationRange
+    from passes.quantize.weight_only.statistics import InputStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,13 @@ class Context:
     """The facts that a pass may read besides the graph.
 
     ranges: calibrated ranges by value name, for the quantization passes; empty when nothing was calibrated.
+    moments: the second moments of what weights multiply, by value name, for the weight-only methods that need samples.
     """
 
     capabilities: Capabilities = PORTABLE
     budget: Budget = field(default_factory=Budget)
     ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
+    moments: Mapping[str, InputStatistics] = field(default_factory=dict)
 
     def recorder(self, name: str) -> Recorder:
         """Return the record that a pass called `name` writes its rewrites and refusals into."""

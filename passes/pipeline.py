@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from passes.base import Budget, Context, Pass, PassResult
@@ -66,7 +66,7 @@ class Pipeline:
         """
         context = context or Context()
         if limit is not None:
-            context = Context(context.capabilities, Budget(limit), context.ranges)
+            context = replace(context, budget=Budget(limit))
         from passes.graph_model import GraphModel
 
         with paused():

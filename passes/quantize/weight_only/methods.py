@@ -1,0 +1,37 @@
+"""The table of methods that choose codes, scales and zero points of a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from passes.quantize.weight_only.blocks import BlockCodes, Grid
+from passes.quantize.weight_only.rtn import start_rtn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from passes.quantize.weight_only.statistics import InputStatistics
+
+Quantizer = Callable[["npt.NDArray[np.float32]"], BlockCodes]
+"""Quantizes a panel [K, n] of a weight's columns. Each column is on its own, so large weights come in panels."""
+
+Starter = Callable[[Grid, "InputStatistics | None"], Quantizer]
+"""Prepares what all columns of one weight share (a Hessian's factors, for one) and returns the quantizer of panels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to quantize. needs_samples: it must be given the statistics of the product's input."""
+
+    start: Starter
+    needs_samples: bool
+    summary: str
+
+
+METHODS: Mapping[str, Method] = {
+    "rtn": Method(start_rtn, False, "round to the nearest code of the scale with the least squared error"),
+}
+"""Method by the name that the option `method` takes."""
