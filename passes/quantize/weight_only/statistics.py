@@ -23,3 +23,7 @@ class InputStatistics(Protocol):
     @property
     def matrix(self) -> npt.NDArray[np.float32]:
         """The mean of x x^T [K, K]: half the Hessian of the product's squared error."""
+
+    @property
+    def drift(self) -> npt.NDArray[np.float32] | None:
+        """[K, K]: weight + drift @ weight makes up for rows that are no more the original's; None where they are."""
