@@ -13,6 +13,7 @@ from exporter.graph_stage import graph_accuracy
 from exporter.jobs import Job
 from exporter.optimization import run_pipeline
 from exporter.original import Original
+from exporter.precisions import need_calibration
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.results import Attempt, PipelineReport, StageAccuracy
@@ -68,7 +69,7 @@ def make_graphs(
 
     ranges: Mapping[str, ActivationRange] = {}
     notes: tuple[str, ...] = ()
-    if original.calibration is not None and any(job.options.precision == "int8" for job in jobs):
+    if original.calibration is not None and need_calibration(job.options.precision for job in jobs):
         from passes.quantize.calibrate import calibrate
 
         started = time.perf_counter()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from exporter.evaluation.gates import parse_gates
 from exporter.evaluation.tolerance import UserGate
+from exporter.precisions import MAKINGS
 from exporter.recipe import Recipe, TargetRequest
 from passes.errors import UsageError
 from passes.parse import pipeline_from_text
@@ -45,9 +46,9 @@ class Job:
     def precision_pipeline(self) -> Pipeline:
         """Return the passes that put the precision into the graph's types; none where the runtime is told instead."""
         precision = self.options.precision
-        if precision == "fp32" or precision not in self.target.capabilities(self.options).typed_precisions:
+        if precision not in self.target.capabilities(self.options).typed_precisions:
             return Pipeline()
-        return pipeline_from_text(self.quantize if precision == "int8" else f"convert-{precision}")
+        return pipeline_from_text(self.quantize if precision == "int8" else MAKINGS[precision].passes)
 
 
 def planned_jobs(recipe: Recipe) -> list[Job]:

@@ -15,6 +15,7 @@ from exporter.graphs import Graphs
 from exporter.jobs import Job
 from exporter.optimization import run_pipeline
 from exporter.original import Original, judged_precision
+from exporter.precisions import MAKINGS
 from exporter.report.progress import Progress
 from exporter.results import ArtifactReport, PipelineReport, StageAccuracy, Verdict
 from passes.base import Context
@@ -52,7 +53,7 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
         progress.stage(f"lower to {job.title}")
         typed = making.typed()
         if typed is not graphs.optimized:
-            stage = f"{'quantize' if job.options.precision == 'int8' else 'convert'} for {job.title}"
+            stage = f"{MAKINGS[job.options.precision].verb} for {job.title}"
             stages = (_graph_stage(job, typed, original, stage=stage, work=work, progress=progress),)
         progress.stage(f"build {job.title}")
         legal = making.legal(typed)

@@ -13,6 +13,7 @@ from exporter.evaluation.padding import Padding, padding_of
 from exporter.evaluation.references import ReferenceOutputs, record_references
 from exporter.evaluation.tolerance import UserGate
 from exporter.jobs import user_gates
+from exporter.precisions import need_calibration
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
@@ -52,11 +53,11 @@ def read_original(
     """
     gates = user_gates(recipe) if gates is None else gates
     progress.stage("load the original")
-    wants_int8 = "int8" in recipe.precisions
-    if wants_int8 and recipe.calibration is None:
+    wants_ranges = need_calibration(recipe.precisions)
+    if wants_ranges and recipe.calibration is None:
         raise missing_calibration_error()
     given = load_samples(recipe.samples) if recipe.samples is not None else None
-    calibration = load_samples(recipe.calibration) if wants_int8 and recipe.calibration is not None else None
+    calibration = load_samples(recipe.calibration) if wants_ranges and recipe.calibration is not None else None
     source = open_source(recipe.source, samples=given)
     inputs = source.inputs()
     _check_mask(recipe.padding_mask, inputs)

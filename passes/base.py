@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import quote
 
 from passes.capabilities import PORTABLE, Capabilities
 
@@ -126,6 +127,12 @@ class Pass:
         return f"{self.name}{{{','.join(changed)}}}" if changed else self.name
 
 
+_PLAIN_SIGNS = "/:.;@!$&'()*+?#<>|^~="
+"""Signs that stand as they are in the entries of a list; others are written %2C and the like."""
+
+
 def option_text(value: object) -> str:
     """Return an option's value as pipeline text."""
+    if isinstance(value, tuple):
+        return f"[{','.join(quote(str(entry), safe=_PLAIN_SIGNS) for entry in value)}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

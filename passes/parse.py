@@ -1,4 +1,7 @@
-"""Pipeline text to a pipeline: `fold-constants{max_bytes=4096},repeat(eliminate-dead-code,fuse-gelu)`."""
+"""Pipeline text to a pipeline: `fold-constants{max_bytes=4096},repeat(eliminate-dead-code,fuse-gelu)`.
+
+A list is written `keep=[conv_1,conv_2]`; signs that mean something here go into its entries as %2C and the like.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields
+from urllib.parse import unquote
 
 from passes.base import Pass, option_text
 from passes.errors import UsageError
@@ -16,6 +20,7 @@ from passes.pipeline import Pipeline, Repeat, Step
 _EXAMPLE = "For example: 'fold-constants{max_bytes=4096},repeat{rounds=4}(fold-shapes,remove-identities),fuse-gelu'"
 
 _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z][a-z0-9-]*)(?P<options>\{[^{}]*\})?|(?P<sign>[(),]))")
+_OPTION = re.compile(r"(?:\[[^\[\]]*\]|[^,])+")  # up to a comma that stands in no list
 
 
 def pipeline_from_text(text: str, passes: Mapping[str, type[Pass]] | None = None) -> Pipeline:
@@ -94,7 +99,7 @@ class _Reader:
 
 def _split_options(braced: str | None) -> dict[str, str]:
     options: dict[str, str] = {}
-    for item in (braced or "").strip("{}").split(","):
+    for item in _OPTION.findall((braced or "").strip("{}")):
         if not item.strip():
             continue
         key, equals, value = item.partition("=")
@@ -140,6 +145,10 @@ def _value_from_text(text: str, hint: object) -> object:
         if text not in arguments:
             raise ValueError(f"'{text}' is not one of {', '.join(map(str, arguments))}")
         return text
+    if origin is tuple:
+        if not (text.startswith("[") and text.endswith("]")):
+            raise ValueError(f"'{text}' is not a list such as [first,second]")
+        return tuple(unquote(entry.strip()) for entry in text[1:-1].split(",") if entry.strip())
     if hint is bool:
         if text not in ("true", "false"):
             raise ValueError(f"'{text}' is neither true nor false")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from passes.base import node_label
 from passes.quantize.smoothing import typical_sqnr_db
 from passes.quantize.weighted import Weight, is_constant, weight_of
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from passes.quantize.scheme import QuantScheme
 
     Reader = tuple[ir.Node, int]
+
+KEPT = "kept by request"
+"""Why an operator that the user, or a search, named stays in float."""
 
 
 @dataclass(slots=True)
@@ -43,10 +47,20 @@ class Placement:
         return self.readers.setdefault(value, {})
 
 
-def place(graph: ir.Graph, scheme: QuantScheme, ranges: Mapping[str, ActivationRange], recorder: Recorder) -> Placement:
-    """Return the placement for `graph`; records a refusal for each int8 operator that stays in float."""
+def place(
+    graph: ir.Graph,
+    scheme: QuantScheme,
+    ranges: Mapping[str, ActivationRange],
+    recorder: Recorder,
+    *,
+    keep: Collection[str] = (),
+) -> Placement:
+    """Return the placement for `graph`; records a refusal for each int8 operator that stays in float.
+
+    `keep` names the operators that shall.
+    """
     rules = _Rules(graph, scheme, ranges)
-    chosen = _chosen_operators(graph, rules, recorder)
+    chosen = _chosen_operators(graph, rules, recorder, keep)
     placement = Placement(operators=[node for node in graph if node in chosen])
     crossed: dict[ir.Value, dict[Reader, None]] = {}
     for node in placement.operators:
@@ -107,12 +121,12 @@ def _read_everywhere(placement: Placement, rules: _Rules) -> None:
             readers.update(dict.fromkeys(rules.uses(value)))
 
 
-def _chosen_operators(graph: ir.Graph, rules: _Rules, recorder: Recorder) -> set[ir.Node]:
+def _chosen_operators(graph: ir.Graph, rules: _Rules, recorder: Recorder, keep: Collection[str]) -> set[ir.Node]:
     chosen: dict[ir.Node, None] = {}
     for node in graph:
         if node.op_type not in rules.scheme.support.operators or node.domain not in ("", "ai.onnx"):
             continue
-        reason = rules.obstacle(node)
+        reason = KEPT if keep and node_label(node) in keep else rules.obstacle(node)
         if reason and node.op_type not in _WEIGHTED and any(value and is_constant(value) for value in node.inputs):
             continue  # adding a bias or a position is no near match
         if reason:
@@ -155,7 +169,7 @@ class _Rules:
         return (
             node is not None
             and node.graph is self.graph
-            and node.op_type in (support.passthrough & _MOVERS) - support.float_fused
+            and node.op_type in (support.passthrough & MOVERS) - support.float_fused
             and node.domain in ("", "ai.onnx")
         )
 
@@ -253,7 +267,7 @@ class _Rules:
 
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-_MOVERS = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather"}) | {
+MOVERS = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather"}) | {
     "Identity",
     "Expand",
     "DepthToSpace",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from passes.base import Context, Pass, PassResult
+from passes.base import Context, Pass, PassResult, node_label
 from passes.errors import UsageError
 from passes.quantize.insertion import write
 from passes.quantize.placement import place
@@ -29,6 +31,7 @@ class QuantizeStatic(Pass):
     smooth: multiply outlier channels out of a matrix product's input and into its weight, where that lowers the error.
     correct_bias: take the mean shift that rounded weights cause off the bias.
     least_sqnr_db: a matrix product whose typical results are estimated closer to their error than this stays in float.
+    keep: operators that stay in float, by node name; by the first output's where the node has none.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -39,9 +42,10 @@ class QuantizeStatic(Pass):
     smooth: bool = True
     correct_bias: bool = True
     least_sqnr_db: float = 18.0
+    keep: tuple[str, ...] = ()
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
-        """Quantize the main graph; raises UsageError without ranges, int8 support or opset 13."""
+        """Quantize the main graph; UsageError without ranges, int8 support, opset 13, or with an unknown `keep`."""
         recorder = context.recorder(self.name)
         scheme = scheme_from_capabilities(
             context.capabilities,
@@ -61,10 +65,23 @@ class QuantizeStatic(Pass):
                 f"{self.name} needs calibrated ranges, and there are none.",
                 hint="Give representative inputs with --calibration.",
             )
+        _check_known(model.graph, self.keep)
         if any(value.dtype is None for node in model.graph for value in node.outputs):
             from onnx_ir.passes.common import ShapeInferencePass
 
             ShapeInferencePass()(model)  # a half-precision graph is told by its types
-        placement = place(model.graph, scheme, context.ranges, recorder)
+        placement = place(model.graph, scheme, context.ranges, recorder, keep=frozenset(self.keep))
         write(model.graph, placement, scheme, context.ranges, recorder)
         return recorder.result()
+
+
+def _check_known(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Raise UsageError for a name that no node has: what was to be kept would be quantized unseen."""
+    if not names:
+        return
+    known = {node_label(node) for node in graph}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "'graphwright sensitivity' lists the operators."
+        raise UsageError(f"There is no node '{unknown[0]}' that could be kept in float.", hint=hint)

@@ -44,6 +44,8 @@ def test_every_pass_has_a_test_module_and_a_name_in_the_table() -> None:
         "fold-constants{max_bytes=64},fuse-gelu",
         "repeat(fold-constants,eliminate-dead-code)",
         "repeat{rounds=2}(fuse-gelu),upgrade-opset{target=21}",
+        "quantize-static{smooth=false,keep=[/encoder/MatMul_1,conv.2]},fuse-gelu",
+        "quantize-static{smooth=false,keep=[a%2Cb,c%7B%5D%25]}",
         str(default_pipeline()),
     ],
 )
@@ -60,6 +62,8 @@ def test_text_round_trips(text: str) -> None:
         ("fold-constants{max_bytes=-1}", "max_bytes is a size"),
         ("fold-constants{size=1}", "It has max_bytes."),
         ("fuse-gelu{a=1}", "It has no options."),
+        ("quantize-static{keep=conv_1}", "not a list such as [first,second]"),
+        ("quantize-static{keep=[a,b}", "written once"),
         ("fold-constants{max_bytes=1,max_bytes=2}", "written once"),
         ("repeat(fold-constants", "expected ',' or ')'"),
         ("repeat(repeat(fuse-gelu))", "repeat inside repeat"),

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.base import Context, PassResult
+from passes.base import Context, PassResult, node_label
 from passes.capabilities import Capabilities, QuantizationSupport
 from passes.errors import UsageError
 from passes.execution import run_model
@@ -313,3 +313,23 @@ def test_tensorrts_parser_takes_the_symmetric_scheme_only(
         check=False,
     )
     assert (done.returncode == 0) == is_taken, done.stderr[-800:]
+
+
+@pytest.mark.parametrize("support", [CHAINED, INPUTS_ONLY])
+def test_an_operator_kept_by_name_stays_in_float_and_says_why(support: QuantizationSupport) -> None:
+    model, feeds = cnn(), images()
+    kept = node_label(next(node for node in model.graph if node.op_type == "Gemm"))
+    plain, _ = quantize(model, support, feeds)
+    after, result = quantize(model, support, feeds, keep=(kept,))
+    assert "kept by request" in reasons(result)
+    assert kept not in {event.node for event in result.applied}
+    gemm = next(node for node in after.graph if node.op_type == "Gemm")
+    assert gemm.inputs[1] is not None
+    assert gemm.inputs[1].producer() is None
+    assert counts(after)["DequantizeLinear"] < counts(plain)["DequantizeLinear"]
+    assert sqnr_db(model, after, feeds) > sqnr_db(model, plain, feeds)
+
+
+def test_a_kept_name_that_no_node_has_is_refused() -> None:
+    with pytest.raises(UsageError, match="no node 'nowhere'"):
+        quantize(cnn(), INPUTS_ONLY, images(), keep=("nowhere",))

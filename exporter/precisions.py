@@ -1,0 +1,40 @@
+"""What each precision asks of a build: which passes write it into a graph, and whether they need calibrated ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How a graph gets its precision.
+
+    passes: their text; "" where nothing changes. needs_calibration: they read ranges, so samples must be given.
+    verb: how reports call the stage.
+    """
+
+    passes: str
+    needs_calibration: bool = False
+    verb: str = "convert"
+
+
+MAKINGS: Mapping[str, Making] = MappingProxyType(
+    {
+        "fp32": Making(""),
+        "fp16": Making("convert-fp16"),
+        "bf16": Making("convert-bf16"),
+        "int8": Making("quantize-static", needs_calibration=True, verb="quantize"),
+    }
+)
+"""One line for each of targets.base.PRECISIONS. The recipe's `quantize` replaces the text of "int8"."""
+
+AUTO: Final = "auto"
+"""What asks for the fastest mixture of precisions that meets the gates."""
+
+
+def need_calibration(precisions: Iterable[str]) -> bool:
+    """Return whether any of the precisions is scaled by calibrated ranges, or chosen by what they give."""
+    return any(precision == AUTO or MAKINGS[precision].needs_calibration for precision in precisions)
