@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from passes.quantize.weight_only.awq import start_awq
 from passes.quantize.weight_only.blocks import BlockCodes, Grid
+from passes.quantize.weight_only.gptq import start_gptq
+from passes.quantize.weight_only.hqq import start_hqq
 from passes.quantize.weight_only.rtn import start_rtn
 
 if TYPE_CHECKING:
@@ -33,5 +36,8 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "rtn": Method(start_rtn, False, "round to the nearest code of the scale with the least squared error"),
+    "hqq": Method(start_hqq, False, "many small errors and few large ones: for weights with heavy tails"),
+    "awq": Method(start_awq, True, "input channels scaled and ranges clipped by their effect on the product"),
+    "gptq": Method(start_gptq, True, "codes that make up for each other's rounding"),
 }
 """Method by the name that the option `method` takes."""
