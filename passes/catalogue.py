@@ -61,6 +61,7 @@ _PLACES = {
     "simplify-algebra": "passes.cleanup.simplify_algebra:SimplifyAlgebra",
     "simplify-recurrent": "passes.fusion.simplify_recurrent:SimplifyRecurrent",
     "unflatten-matmul": "passes.fusion.unflatten_matmul:UnflattenMatmul",
+    "unpack-projections": "passes.expand.unpack_projections:UnpackProjections",
     "upgrade-opset": "passes.cleanup.upgrade_opset:UpgradeOpset",
 }
 """Where each pass lies, as module:class. A test holds that each is there and has this name."""

@@ -15,6 +15,7 @@ from passes.cleanup.remove_identities import RemoveIdentities
 from passes.errors import MissingDependency
 from passes.expand.expand_attention import ExpandAttention
 from passes.expand.expand_contrib import ExpandContrib
+from passes.expand.unpack_projections import UnpackProjections
 from passes.fusion.fuse_group_norm import FuseGroupNorm
 from passes.pipeline import Pipeline, Repeat
 from targets.base import Artifact, BuildOptions, Readiness, Runner
@@ -33,6 +34,7 @@ LEGALISATION = Pipeline(
     (
         ExpandContrib(),
         FuseGroupNorm(groups=True),
+        UnpackProjections(),
         ExpandAttention(),
         Repeat(
             (
