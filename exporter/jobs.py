@@ -9,22 +9,25 @@ from exporter.evaluation.gates import parse_gates
 from exporter.evaluation.tolerance import UserGate
 from exporter.precisions import MAKINGS
 from exporter.recipe import Recipe, TargetRequest
+from passes.capabilities import WEIGHT_ONLY
 from passes.errors import UsageError
 from passes.parse import pipeline_from_text
 from passes.pipeline import Pipeline
 from passes.quantize.static import QuantizeStatic
+from passes.quantize.weight_only.quantize_weights import QuantizeWeights
 from targets.base import BuildOptions, DimRange, Target
 from targets.registry import get_target
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One artifact to be made; `quantize` is the text of the pass that puts int8 into its graph."""
+    """One artifact to be made; `quantize` and `weights` are texts of the passes that put integers into its graph."""
 
     request: TargetRequest
     target: Target
     options: BuildOptions
     quantize: str = QuantizeStatic.name
+    weights: str = QuantizeWeights.name
 
     @property
     def label(self) -> str:
@@ -48,7 +51,20 @@ class Job:
         precision = self.options.precision
         if precision not in self.target.capabilities(self.options).typed_precisions:
             return Pipeline()
+        if precision in WEIGHT_ONLY:
+            return Pipeline((replace(weight_pass(self.weights), bits=weight_pass(MAKINGS[precision].passes).bits),))
         return pipeline_from_text(self.quantize if precision == "int8" else MAKINGS[precision].passes)
+
+
+def weight_pass(text: str) -> QuantizeWeights:
+    """Return the pass that `text` spells. Raises UsageError for any other pass."""
+    steps = pipeline_from_text(text).steps
+    if len(steps) != 1 or not isinstance(steps[0], QuantizeWeights):
+        raise UsageError(
+            f"'{text}' is not the pass that makes weights integers.",
+            hint=f"For example: {QuantizeWeights.name}{{group=32}}",
+        )
+    return steps[0]
 
 
 def planned_jobs(recipe: Recipe) -> list[Job]:
@@ -68,7 +84,7 @@ def planned_jobs(recipe: Recipe) -> list[Job]:
                 time_limit_s=recipe.time_limit_s,
             )
             target.check(options)
-            job = Job(request, target, options, recipe.quantize)
+            job = Job(request, target, options, recipe.quantize, recipe.weights)
             if job.folder in jobs:
                 raise UsageError(
                     f"The targets '{jobs[job.folder].request}' and '{request}' would both be written to {job.folder}.",

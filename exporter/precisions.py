@@ -26,10 +26,13 @@ MAKINGS: Mapping[str, Making] = MappingProxyType(
         "fp32": Making(""),
         "fp16": Making("convert-fp16"),
         "bf16": Making("convert-bf16"),
+        "int8-weight-only": Making("quantize-weights{bits=8}", verb="quantize"),
+        "int4-weight-only": Making("quantize-weights", verb="quantize"),
         "int8": Making("quantize-static", needs_calibration=True, verb="quantize"),
     }
 )
-"""One line for each of targets.base.PRECISIONS. The recipe's `quantize` replaces the text of "int8"."""
+"""One line for each of targets.base.PRECISIONS. The recipe's `quantize` replaces the text of "int8", and its `weights`
+that of the weight-only ones but for their bits."""
 
 AUTO: Final = "auto"
 """What asks for the fastest mixture of precisions that meets the gates."""

@@ -40,6 +40,8 @@ class Recipe:
     `samples`, and is an error for `calibration` when int8 is asked for.
     pipeline: pass text; None takes the default pipeline.
     quantize: the pass that makes int8 graphs, with its options: "quantize-static{granularity=tensor}".
+    weights: the pass of the weight-only precisions, with its options: "quantize-weights{group=32}"; the precision says
+    how many bits.
     ranges: how calibration picks an activation's range: "mse" (least rounding error), "minmax" or "percentile".
     gates: "name=value", optionally scoped "int8:name=value" or "openvino:name=value".
     waive: "execution", "execution:TARGET" or "execution:TARGET:key=value", the target as it was asked for.
@@ -55,6 +57,7 @@ class Recipe:
     precisions: tuple[Precision, ...] = ("fp32",)
     pipeline: str | None = None
     quantize: str = "quantize-static"
+    weights: str = "quantize-weights"
     ranges: RangeMethod = "mse"
     gates: tuple[str, ...] = ()
     waive: tuple[str, ...] = ()
@@ -135,7 +138,7 @@ def recipe_from_toml(path: Path) -> Recipe:
     for key in ("source", "samples", "calibration"):
         if key in data:
             values[key] = relocated(_typed(path, data, key, str), path.parent)
-    texts = ("pipeline", "quantize", "ranges", "padding_mask")
+    texts = ("pipeline", "quantize", "weights", "ranges", "padding_mask")
     for key, kind in (*((key, str) for key in texts), ("threads", int), ("baselines", bool)):
         if key in data:
             values[key] = _typed(path, data, key, kind)
@@ -159,6 +162,7 @@ def recipe_from_toml(path: Path) -> Recipe:
 
 def checked(recipe: Recipe) -> Recipe:
     """Return the recipe if its values are sound. Raises UsageError for the first that is not."""
+    from exporter.jobs import weight_pass
     from passes.parse import pipeline_from_text
     from passes.quantize.range_methods import RANGE_METHODS
     from passes.quantize.static import QuantizeStatic
@@ -182,6 +186,7 @@ def checked(recipe: Recipe) -> Recipe:
             f"'{recipe.quantize}' is not the pass that makes int8 graphs.",
             hint=f"For example: {QuantizeStatic.name}{{granularity=tensor}}",
         )
+    weight_pass(recipe.weights)
     asked = {name for request in recipe.targets for name in (request.name, str(request))}
     for text in recipe.waive:
         check, colon, target = text.partition(":")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from passes.base import Budget, Context, Event, PassResult
@@ -63,7 +63,7 @@ class _Trial:
 
     def rewrite(self, limit: int) -> tuple[ir.Model | None, tuple[PassResult, ...], int, str]:
         """Return the graph after `limit` rewrites, the results, how many were made, and why there is no graph."""
-        context = Context(self.context.capabilities, Budget(limit), self.context.ranges)
+        context = replace(self.context, budget=Budget(limit))
         self.runs += 1
         try:
             graph, results = self.pipeline.run(self.model, context=context)

@@ -9,6 +9,9 @@ from typing import Literal
 BiasType = Literal["int32", "float32"]
 ActivationType = Literal["int8", "uint8"]
 
+WEIGHT_ONLY = frozenset({"int8-weight-only", "int4-weight-only"})
+"""The precisions whose weights are integers and whose arithmetic is float."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizationSupport:
@@ -37,6 +40,22 @@ class QuantizationSupport:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightOnlySupport:
+    """The weights that a runtime keeps as integers while everything computes in float.
+
+    bits: widths of the codes of a matrix product's weight. embedding_bits: those of a table that Gather takes rows of.
+    embedding_blocks: such a table may have blocks; else it keeps its integers with one scale a row only.
+    zero_points: a block may have a zero point of its own. negative_scales: a scale may be below zero.
+    """
+
+    bits: frozenset[int] = frozenset({4, 8})
+    embedding_bits: frozenset[int] = frozenset({4, 8})
+    embedding_blocks: bool = True
+    zero_points: bool = True
+    negative_scales: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """A runtime's limits.
 
@@ -44,6 +63,7 @@ class Capabilities:
     withheld: kernels that the runtime has and that are left out of `kernels` since they do not pay, and why.
     kernel_types: for some of them, the types of the operator's data ("FLOAT", "FLOAT16") that the kernel takes.
     precisions: the precisions it computes in, of "fp32", "fp16", "bf16", "int8", "fp8".
+    weight_only: which weights it keeps as integers for "int8-weight-only" and "int4-weight-only".
     typed_precisions: the ones that the graph's own types must carry; for the others the runtime is told at build time.
     """
 
@@ -52,9 +72,10 @@ class Capabilities:
     opset_minimum: int = 13
     kernels: frozenset[str] | None = None
     precisions: frozenset[str] = frozenset({"fp32"})
-    typed_precisions: frozenset[str] = frozenset({"int8"})
+    typed_precisions: frozenset[str] = frozenset({"int8"}) | WEIGHT_ONLY
     dynamic_shapes: bool = True
     quantization: QuantizationSupport = field(default_factory=QuantizationSupport)
+    weight_only: WeightOnlySupport = field(default_factory=WeightOnlySupport)
     kernel_types: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
     withheld: Mapping[str, str] = field(default_factory=dict, hash=False)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.generic]
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8-weight-only", "int8", "int4-weight-only"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Dim = int | str | None

@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from exporter.recipe import Recipe
 
 
+_PRECISIONS = "fp32, fp16, bf16, int8, int8-weight-only, int4-weight-only; may be repeated or a,b."
+
+
 @click.command(name="build")
 @click.argument("source", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option("--samples", help="Held-out inputs: an .npz, a folder of them, or file.py:function yielding dicts.")
 @click.option("--calibration", help="Inputs to calibrate int8 with; same forms, other data than --samples.")
 @click.option("--target", "targets", multiple=True, help="name or name:key=value,...  May be repeated.")
-@click.option("--precision", "precisions", multiple=True, help="fp32, fp16, bf16, int8; may be repeated or a,b.")
+@click.option("--precision", "precisions", multiple=True, help=_PRECISIONS)
 @click.option("--gate", "gates", multiple=True, help="name=value, int8:name=value or TARGET:name=value; repeatable.")
 @click.option("--waive", "waive", multiple=True, help="execution or execution:TARGET: may stay not run.")
 @click.option("--pipeline", help="Passes to run instead of the default ones.")
 @click.option("--quantize", metavar="PASS", help="The int8 pass with options: 'quantize-static{smooth=false}'.")
+@click.option("--weights", metavar="PASS", help="The weight-only pass with options: 'quantize-weights{group=32}'.")
 @click.option("--ranges", metavar="METHOD", help="Activation ranges: mse, minmax or percentile.  [default: mse]")
 @click.option("--dim", "dims", multiple=True, help="name=least..usual..greatest of a named dimension; repeatable.")
 @click.option("--padding-mask", help="Input [batch, sequence] whose zeros mark padding: not compared there.")

@@ -75,7 +75,9 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "fp32": {"sqnr_db": 80.0, "worst_sample_sqnr_db": 69.0, "cosine": 0.999_99, "max_relative": 1e-3},
         "fp16": {"sqnr_db": 45.0, "worst_sample_sqnr_db": 34.0, "cosine": 0.999_8, "max_relative": 0.05},
         "bf16": {"sqnr_db": 25.0, "worst_sample_sqnr_db": 14.0, "cosine": 0.985, "max_relative": 0.5},
+        "int8-weight-only": {"sqnr_db": 25.0, "worst_sample_sqnr_db": 14.0, "cosine": 0.985, "max_relative": 0.5},
         "int8": {"sqnr_db": 14.0, "worst_sample_sqnr_db": 3.0, "cosine": 0.90, "max_relative": 1.0},
+        "int4-weight-only": {"sqnr_db": 10.0, "worst_sample_sqnr_db": -1.0, "cosine": 0.80, "max_relative": 1.0},
     }
 )
 """Default gates by precision; "graph" is fp32 in a stage of GRAPH_STAGES."""

@@ -52,6 +52,7 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
             "optimization": settings.optimization,
             "spinning": "on" if settings.spinning else "off",
             "operators": settings.operators,
+            "accuracy_level": str(settings.accuracy_level),
             "intra_op_threads": str(options.threads),
             "inter_op_threads": "1",
         },

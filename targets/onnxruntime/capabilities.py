@@ -7,15 +7,15 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from passes.capabilities import Capabilities, QuantizationSupport
+from passes.capabilities import WEIGHT_ONLY, Capabilities, QuantizationSupport, WeightOnlySupport
 from targets.processor import has_saturating_int8_products
 
 OPSET_LIMIT = 26
 _MEASURED = "CPUExecutionProvider"
 
 # bfloat16 has kernels for a handful of operators only (no Conv, MatMul, Gemm): a bf16 graph does not load.
-PRECISIONS = frozenset({"fp32", "fp16", "int8"})
-TYPED_PRECISIONS = frozenset({"int8", "fp16", "bf16"})
+PRECISIONS = frozenset({"fp32", "fp16", "int8"}) | WEIGHT_ONLY
+TYPED_PRECISIONS = frozenset({"int8", "fp16", "bf16"}) | WEIGHT_ONLY
 
 # Kernels that are right but slower than the standard operators that they would replace, with what was seen on one
 # thread of a Zen 4 (runtime 1.32). Gelu, LayerNormalization, RMSNormalization, RotaryEmbedding and Attention stay
@@ -41,6 +41,10 @@ _TYPE_NAMES = {
     "tensor(float16)": "FLOAT16",
     "tensor(bfloat16)": "BFLOAT16",
 }
+
+_PRODUCT_OF_CODES = "com.microsoft::MatMulNBits"
+_TABLE_OF_CODES = "com.microsoft::GatherBlockQuantized"
+_CODE_BITS = frozenset({4, 8})
 
 QUANTIZATION = QuantizationSupport(
     operators=frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"}),
@@ -76,6 +80,17 @@ def provider_capabilities(provider: str, *, is_fastest: bool = False) -> Capabil
         precisions=PRECISIONS,
         typed_precisions=TYPED_PRECISIONS,
         quantization=replace(QUANTIZATION, weight_bits=7) if saturates else QUANTIZATION,
+        weight_only=_weight_only(kernels),
+    )
+
+
+def _weight_only(kernels: frozenset[str] | None) -> WeightOnlySupport:
+    """Return what the com.microsoft kernels unpack block by block; where they are not known, all that they could."""
+    known = kernels or frozenset({_PRODUCT_OF_CODES, _TABLE_OF_CODES})
+    return WeightOnlySupport(
+        bits=_CODE_BITS if _PRODUCT_OF_CODES in known else frozenset(),
+        embedding_bits=_CODE_BITS if _TABLE_OF_CODES in known else frozenset(),
+        negative_scales=True,
     )
 
 

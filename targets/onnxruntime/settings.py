@@ -21,24 +21,35 @@ TABLE = {
     "provider": Setting("cpu", tuple(PROVIDERS), "the execution provider that runs every node"),
     "optimization": Setting("all", tuple(LEVELS), "the runtime's own graph optimization level at load"),
     "spinning": Setting("off", ("on", "off"), "whether idle threads spin: faster, at others' cost"),
+    "accuracy_level": Setting("0", ("0", "1", "4"), "products of integer weights: 0, 1 exact, 4 rounds inputs to int8"),
     "operators": Setting("fastest", ("fastest", "fewest"), "fuse what runs no slower so, or to the fewest nodes"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The checked settings: keys of PROVIDERS and LEVELS, whether idle threads spin, and what fusion shall save."""
+    """The checked settings: keys of PROVIDERS and LEVELS, whether idle threads spin, and what fusion shall save.
+
+    accuracy_level: what products of integer weights may round their input to.
+    """
 
     provider: str
     optimization: str
     spinning: bool
     operators: str = "fastest"
+    accuracy_level: int = 0
 
 
 def settings_from_text(given: Mapping[str, str]) -> Settings:
     """Return the checked settings; raises UsageError for an unknown name or value."""
     chosen = settings_from_table("onnxruntime", given, TABLE)
-    return Settings(chosen["provider"], chosen["optimization"], chosen["spinning"] == "on", chosen["operators"])
+    return Settings(
+        chosen["provider"],
+        chosen["optimization"],
+        chosen["spinning"] == "on",
+        chosen["operators"],
+        int(chosen["accuracy_level"]),
+    )
 
 
 def session_options(settings: Settings, *, threads: int) -> Any:

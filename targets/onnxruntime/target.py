@@ -68,10 +68,12 @@ class OnnxRuntimeTarget:
         from passes.legalize.fuse_skip_norm import FuseSkipNorm
         from passes.legalize.fuse_weighted_sum import FuseWeightedSum
         from passes.legalize.lower_attention import LowerAttention
+        from passes.legalize.lower_block_weights import LowerBlockWeights
         from passes.legalize.lower_rotary_embedding import LowerRotaryEmbedding
         from passes.pipeline import Pipeline, Repeat
 
         own = (
+            LowerBlockWeights(accuracy_level=settings_from_text(options.settings).accuracy_level),
             LowerAttention(),
             LowerRotaryEmbedding(),
             FuseEmbeddingNorm(),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from passes.capabilities import Capabilities, QuantizationSupport
+from passes.capabilities import WEIGHT_ONLY, Capabilities, QuantizationSupport, WeightOnlySupport
 from passes.errors import MissingDependency
 from targets.openvino.runtime import the_core
 from targets.processor import has_saturating_int8_products
@@ -58,8 +58,9 @@ def device_capabilities(settings: Settings) -> Capabilities:
         name="openvino",
         opset_limit=OPSET_LIMIT,
         kernels=_standard_operators() - NOT_KEPT.keys(),
-        precisions=frozenset(offered or {"fp32", "int8"}),
-        typed_precisions=frozenset({"int8"}),
+        precisions=frozenset(offered or {"fp32", "int8"}) | WEIGHT_ONLY,
+        weight_only=WeightOnlySupport(embedding_blocks=False, negative_scales=True),
+        typed_precisions=frozenset({"int8"}) | WEIGHT_ONLY,
         quantization=replace(QUANTIZATION, weight_bits=7) if saturates else QUANTIZATION,
     )
 

@@ -20,7 +20,7 @@ _CHOOSERS = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})  # they decide by th
 _DEVICE = re.compile(r"[A-Z]+(\.\d+)?")
 
 # int8 parts are in the graph; the hint fixes what the rest is computed in.
-_HINT_OF_PRECISION = {"fp32": "f32", "int8": "f32", "fp16": "f16", "bf16": "bf16"}
+_HINT_OF_PRECISION = {"fp16": "f16", "bf16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def settings_from_text(given: Mapping[str, str], *, precision: str) -> Settings:
             f"The setting device of 'openvino' is not '{device}'.", hint="Name one device: CPU, GPU, NPU or GPU.1."
         )
     hint = chosen["precision_hint"]
-    return Settings(device, _HINT_OF_PRECISION[precision] if hint == AUTOMATIC else hint)
+    return Settings(device, _HINT_OF_PRECISION.get(precision, "f32") if hint == AUTOMATIC else hint)
 
 
 def properties_from_settings(settings: Settings, *, threads: int) -> dict[str, str | int]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from passes.base import node_label
+from passes.capabilities import WEIGHT_ONLY
 from passes.errors import Blocker
 from targets.origin import source_line
 from targets.specs import model_inputs, model_outputs
@@ -44,9 +45,10 @@ def find_blockers(model: ir.Model, architectures: Collection[int]) -> tuple[Bloc
 def precision_blockers(model: ir.Model, precision: str) -> Iterator[Blocker]:
     """Yield one blocker when no product of the graph has the low precision that the artifact would be labelled with.
 
-    fp32 is the default of the build and takes a graph as it is, a quantized one too.
+    fp32 is the default of the build and takes a graph as it is, a quantized one too; a product of integer weights is a
+    product of floats.
     """
-    if precision == "fp32":
+    if precision == "fp32" or precision in WEIGHT_ONLY:
         return
     counts = planned_precisions(model)["by_operator"]
     found = sorted({kind for kinds in counts.values() for kind in kinds})

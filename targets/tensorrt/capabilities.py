@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import reduce
 
-from passes.capabilities import Capabilities, QuantizationSupport
+from passes.capabilities import WEIGHT_ONLY, Capabilities, QuantizationSupport, WeightOnlySupport
 
 OPSET_LIMIT = 25
 """The highest that the parser documents. It reads a higher number too, without knowing what changed."""
@@ -57,7 +57,7 @@ AHEAD_OF_TIME: tuple[int, ...] = (75, 80, 86, 89, 120, 121)
 """Compute capabilities that TensorRT for RTX builds for on any machine, no GPU needed."""
 
 _TURING = frozenset({"fp32", "fp16"})  # int8 Q/DQ builds and runs as fp32 there
-_AMPERE = _TURING | {"bf16", "int8", "int4"}
+_AMPERE = _TURING | {"bf16", "int8", "int4"} | WEIGHT_ONLY
 _ADA = _AMPERE | {"fp8"}
 _BLACKWELL = _ADA | {"fp4"}
 ARCHITECTURES: dict[int, frozenset[str]] = {
@@ -129,6 +129,10 @@ _QUANTIZATION = QuantizationSupport(
 )
 
 
+_WEIGHT_ONLY_SUPPORT = WeightOnlySupport(bits=frozenset({4, 8}), embedding_bits=frozenset(), zero_points=False)
+"""Zero points must be 0."""
+
+
 def capabilities_for(architectures: Collection[int]) -> Capabilities:
     """Return what TensorRT takes on all of these compute capabilities; on any from SM80 when none is named."""
     tables = [ARCHITECTURES[sm] for sm in architectures] or [_AMPERE]
@@ -138,7 +142,8 @@ def capabilities_for(architectures: Collection[int]) -> Capabilities:
         kernels=KERNELS,
         precisions=reduce(frozenset.__and__, tables),
         # TensorRT 11 is strongly typed only: no builder flag lowers a precision.
-        typed_precisions=frozenset({"fp32", "fp16", "bf16", "int8"}),
+        typed_precisions=frozenset({"fp32", "fp16", "bf16", "int8"}) | WEIGHT_ONLY,
         dynamic_shapes=True,
         quantization=_QUANTIZATION,
+        weight_only=_WEIGHT_ONLY_SUPPORT,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passes.capabilities import Capabilities, QuantizationSupport
+from passes.capabilities import WEIGHT_ONLY, Capabilities, QuantizationSupport
 from targets.xla.lowering import registry
 from targets.xla.settings import Settings
 
@@ -30,7 +30,7 @@ def capabilities_of(settings: Settings) -> Capabilities:
         opset_limit=OPSET_LIMIT,
         opset_minimum=OPSET_MINIMUM,
         kernels=kernels,
-        precisions=frozenset({"fp32", "fp16", "bf16", "int8"}),
+        precisions=frozenset({"fp32", "fp16", "bf16", "int8"}) | WEIGHT_ONLY,
         dynamic_shapes=settings.shapes == "symbolic",
         quantization=QUANTIZATION,
     )

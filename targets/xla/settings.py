@@ -62,4 +62,4 @@ def settings_from(options: BuildOptions) -> Settings:
 
 
 def _exact(precision: Precision) -> str:
-    return "highest" if precision in ("fp32", "int8") else "default"
+    return "default" if precision in ("fp16", "bf16") else "highest"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -84,13 +84,13 @@ def in_blocks(weight: Floats, grid: Grid) -> Floats:
     return weight.reshape(count, length, columns)
 
 
-def out_of_blocks(blocks: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.generic]:
+def out_of_blocks(blocks: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     """Return [blocks, length, N] as [K, N], without the filling of a short last block."""
     count, length, columns = blocks.shape
     return blocks.reshape(count * length, columns)[:rows]
 
 
-def per_row(parameters: npt.NDArray[np.generic], grid: Grid, rows: int) -> npt.NDArray[np.generic]:
+def per_row(parameters: npt.NDArray[Any], grid: Grid, rows: int) -> npt.NDArray[Any]:
     """Return scales or zero points [blocks, N] repeated for each row: [K, N]."""
     return np.repeat(parameters, grid.length(rows), axis=0)[:rows] if rows else parameters
 
@@ -106,9 +106,8 @@ def nearest_codes(weight: Floats, scales: Floats, zero_points: Codes | None, gri
 def dequantize(quantized: BlockCodes) -> Floats:
     """Return the weight [K, N] that the codes stand for, in the arithmetic of ONNX's DequantizeLinear."""
     grid, (rows, _) = quantized.grid, quantized.shape
-    zero = grid.middle
-    if quantized.zero_points is not None:
-        zero = per_row(quantized.zero_points, grid, rows).astype(np.int16)
+    zeros = quantized.zero_points
+    zero = grid.middle if zeros is None else per_row(zeros, grid, rows).astype(np.int16)
     whole = quantized.codes.astype(np.int16) - zero
     return np.asarray(whole.astype(np.float32) * per_row(quantized.scales, grid, rows), np.float32)
 
@@ -128,7 +127,7 @@ def side_by_side(panels: Sequence[BlockCodes]) -> BlockCodes:
 
 
 def fitting_group(group: int, rows: int) -> int:
-    """Return the largest group up to `group` that divides `rows`, by halving; PER_CHANNEL where none of 16 or more does.
+    """Return the largest half, quarter, ... of `group` that divides `rows`; PER_CHANNEL where none of 16 or more does.
 
     Runtimes take whole blocks only, and a filled last block would take part in nothing.
     """

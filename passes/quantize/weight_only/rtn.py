@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from passes.quantize.weight_only.blocks import BlockCodes, Grid, in_blocks, near
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy.typing as npt
 
     from passes.quantize.weight_only.blocks import Codes, Floats
     from passes.quantize.weight_only.methods import Quantizer
@@ -41,9 +43,7 @@ def start_rtn(grid: Grid, statistics: InputStatistics | None) -> Quantizer:
     return quantizer
 
 
-def best_parameters(
-    weight: Floats, grid: Grid, *, importance: Floats | None = None
-) -> tuple[Floats, Codes | None]:
+def best_parameters(weight: Floats, grid: Grid, *, importance: Floats | None = None) -> tuple[Floats, Codes | None]:
     """Return scales and zero points [blocks, N] with the least squared error found; zero points None if symmetric.
 
     importance: a weight of each row's error [K].
@@ -75,8 +75,8 @@ def _candidates(low: Floats, high: Floats, grid: Grid) -> Iterator[tuple[Floats,
         yield -_positive(np.maximum(-low / np.float32(grid.middle - 1), high / np.float32(grid.middle))), middle
 
 
-def _positive(scale: Floats) -> Floats:
-    return np.maximum(scale, LEAST_SCALE)
+def _positive(scale: npt.NDArray[Any]) -> Floats:
+    return np.asarray(np.maximum(scale, LEAST_SCALE), np.float32)
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class _Best:
     grid: Grid
     scale: Floats  # [B, N]
     zero: Floats  # [B, N]
-    gain: Floats  # [B, N]: how much of the block's squared sum the codes explain
+    gain: Floats  # [B, N]: the root of how much of the block's squared sum the codes explain
 
     @classmethod
     def start(cls, blocks: Floats, weighing: Floats | None, grid: Grid) -> _Best:
@@ -108,7 +108,7 @@ class _Best:
         along = np.einsum("bln,bln->bn", weighted, self.blocks)  # sum(q w)
         power = np.einsum("bln,bln->bn", weighted, q)  # sum(q q)
         with np.errstate(divide="ignore", invalid="ignore"):
-            gain = np.where(power > 0, along * along / power, 0)
+            gain = np.where(power > 0, np.abs(along) / np.sqrt(power), 0)
             fitted = np.where(power > 0, along / power, scale)
         allowed = np.abs(fitted) >= LEAST_SCALE
         if not self.grid.negative_scales:
@@ -133,4 +133,4 @@ class _Best:
         np.rint(q, out=q)
         lowest = -zero[:, None]
         np.clip(q, lowest, lowest + self.grid.highest, out=q)
-        return q
+        return np.asarray(q, np.float32)

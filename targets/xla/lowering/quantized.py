@@ -79,11 +79,27 @@ def dequantize(call: Call, x: Any, scale: Any, zero_point: Any = None) -> Any:
         axis = call.integer("axis", 1) % max(x.ndim, 1)
         return Dequantized(x, scale, zero_point, axis, float_type)
     x = jnp.asarray(x)
+    axis, block = call.integer("axis", 1) % x.ndim, call.integer("block_size")
+    if isinstance(x.shape[axis], int) and x.shape[axis] % block == 0:
+        return _dequantized_blocks(x, jnp.asarray(scale), zero_point, axis, block).astype(float_type)
     step, zero = _parameters(call, x, jnp.asarray(scale), zero_point)
     whole = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float32)
     if zero is not None:
         whole = whole - zero.astype(whole.dtype)
     return (whole.astype(jnp.float32) * step.astype(jnp.float32)).astype(float_type)
+
+
+def _dequantized_blocks(x: Any, scale: Any, zero_point: Any, axis: int, block: int) -> Any:
+    """Return (x - zero_point) * scale in float32, with an axis for the blocks: no parameter is repeated in memory."""
+    import jax.numpy as jnp
+
+    split = (*x.shape[:axis], x.shape[axis] // block, block, *x.shape[axis + 1 :])
+    whole = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float32)
+    whole = whole.reshape(split)
+    if zero_point is not None:
+        whole = whole - jnp.expand_dims(jnp.asarray(zero_point), axis + 1).astype(whole.dtype)
+    real = whole.astype(jnp.float32) * jnp.expand_dims(scale, axis + 1).astype(jnp.float32)
+    return real.reshape(x.shape)
 
 
 @lowers("DynamicQuantizeLinear", since=11)
