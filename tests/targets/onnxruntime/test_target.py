@@ -41,6 +41,7 @@ def test_settings_are_on_record(tmp_path: Path):
         "optimization": "extended",
         "spinning": "on",
         "operators": "fastest",
+        "accuracy_level": "0",
         "intra_op_threads": "2",
         "inter_op_threads": "1",
     }

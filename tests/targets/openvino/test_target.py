@@ -13,6 +13,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from passes.capabilities import WEIGHT_ONLY
 from passes.errors import ArtifactRefused, BuildFailed, CannotRun, MissingDependency, UsageError
 from targets.base import Artifact, BuildOptions
 from targets.manifest import hashes_of, write_manifest
@@ -170,7 +171,7 @@ def test_absent_runtime_is_said(monkeypatch: pytest.MonkeyPatch):
     readiness = TARGET.probe()
     assert (readiness.can_build, readiness.can_run) == (False, False)
     assert "graphwright[openvino]" in readiness.fix
-    assert TARGET.capabilities(BuildOptions()).precisions == {"fp32", "int8"}
+    assert TARGET.capabilities(BuildOptions()).precisions == {"fp32", "int8", *WEIGHT_ONLY}
     with pytest.raises(MissingDependency):
         TARGET.build(SMALL_MODELS["mlp"].model(), Path("nowhere"), BuildOptions())
 
