@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exporter.artifacts import find_artifacts
 from exporter.environment import describe_environment
+from exporter.evaluation.quantized_speed import judge_over_float
 from exporter.evaluation.speed import judge_speed
-from exporter.evaluation.tolerance import UserGate, gates_for
+from exporter.evaluation.tolerance import OVER_FLOAT, UserGate, gates_for
+from exporter.findings import slower_quantized
 from exporter.jobs import user_gates
 from exporter.packaging import summed_up
 from exporter.recipe import Recipe, TargetRequest, checked
 from exporter.report.progress import Progress, make_progress
-from exporter.results import ArtifactReport, BuildReport, Gate, SpeedComparison, Verdict
+from exporter.results import ArtifactReport, BuildReport, SpeedComparison, Verdict
 from exporter.samples import Samples, generated_feeds, load_samples
 from exporter.sources import open_source
 from exporter.sources.base import Feeds, Source
@@ -48,8 +50,8 @@ def bench(
     """Return the speed of every artifact under `folder`, timed in turn on the same inputs.
 
     `against` adds the original (and torch.compile with `baselines`). Without `samples` the original's example is
-    timed, or generated inputs of the sizes that the manifest names, which the report says. `gates` may hold speedup
-    gates only, and needs `against`. Accuracy is not checked here.
+    timed, or generated inputs of the sizes that the manifest names, which the report says. `gates` may hold speed gates
+    only; `speedup` needs `against`. Accuracy is not checked here.
     """
     artifacts = find_artifacts(Path(folder))
     targets = tuple(TargetRequest(name) for name in dict.fromkeys(each.manifest.target for each in artifacts))
@@ -76,6 +78,13 @@ def bench(
             raise CannotRun("No artifact could be opened for timing.", hint="; ".join(runners.notes))
         groups = {each.title: each.artifact.manifest.target for each in subjects if not each.not_run}
         timed = time_runners(runners, groups, feeds, threads=recipe.thread_count, seconds=seconds, progress=display)
+        reports = [_measured(each, timed.artifacts.get(each.title, ())) for each in subjects]
+    findings = slower_quantized(
+        reports,
+        {each.title: (get_target(each.artifact.manifest.target), each.artifact) for each in subjects},
+        feeds,
+        threads=recipe.thread_count,
+    )
     return summed_up(
         BuildReport(
             source=against or "",
@@ -85,13 +94,14 @@ def bench(
             pipelines=(),
             stages=(),
             artifacts=tuple(
-                _report(each, timed.artifacts.get(each.title, ()), judges, was_timed=each.title in timed.timed)
-                for each in subjects
+                _judged(each, report, reports, judges, was_timed=each.title in timed.timed)
+                for each, report in zip(subjects, reports, strict=True)
             ),
             baselines=timed.baselines,
             samples={"timed": origin},
             environment=describe_environment(),
             seconds={"total": time.perf_counter() - started},
+            findings=findings,
             notes=("Accuracy was not checked: 'graphwright verify' does that.", *timed.notes),
         )
     )
@@ -100,9 +110,9 @@ def bench(
 def _speed_gates(recipe: Recipe, against: str | None, precisions: Collection[str]) -> tuple[UserGate, ...]:
     gates = user_gates(recipe, precisions)
     for gate in gates:
-        if gate.name != "speedup":
+        if gate.name not in ("speedup", OVER_FLOAT):
             raise UsageError(f"The gate '{gate}' is not about speed.", hint="'graphwright verify' checks accuracy.")
-    if gates and against is None:
+    if against is None and any(gate.name == "speedup" for gate in gates):
         raise UsageError("A speedup gate needs the original to compare with.", hint="Give --against.")
     return gates
 
@@ -127,40 +137,42 @@ def _opened(title: str, artifact: Artifact, runners: Runners, *, threads: int) -
     return _Subject(artifact, title, runners.add(title, manager))
 
 
-def _report(
-    subject: _Subject,
-    comparisons: tuple[SpeedComparison, ...],
-    judges: tuple[UserGate, ...],
-    *,
-    was_timed: bool,
-) -> ArtifactReport:
+def _measured(subject: _Subject, comparisons: tuple[SpeedComparison, ...]) -> ArtifactReport:
+    """Return the artifact and its times, not yet judged."""
     manifest = subject.artifact.manifest
-    gates = _judged(subject, comparisons, judges)
-    codes = [gate.exit_code for gate in gates if gate.verdict is Verdict.FAILED]
-    if not was_timed:
-        codes.append(ExitCode.NOT_RUN)
-    code = worst(codes)
-    verdict = {ExitCode.OK: Verdict.PASSED, ExitCode.NOT_RUN: Verdict.NOT_RUN}.get(code, Verdict.FAILED)
     return ArtifactReport(
         target=manifest.target,
         precision=manifest.precision,
         label=subject.artifact.path.name,
         path=str(subject.artifact.path),
-        verdict=verdict,
+        verdict=Verdict.NOT_RUN,
         speed=comparisons,
-        gates=gates,
         size_bytes=sum((subject.artifact.path / name).stat().st_size for name in manifest.files),
         reason=subject.not_run,
-        exit_code=code,
+        details=manifest.details,
     )
 
 
 def _judged(
-    subject: _Subject, comparisons: tuple[SpeedComparison, ...], judges: tuple[UserGate, ...]
-) -> tuple[Gate, ...]:
-    manifest = subject.artifact.manifest
-    specs = gates_for(precision_of(subject.artifact), stage=subject.title, target=manifest.target, user_gates=judges)
+    subject: _Subject,
+    report: ArtifactReport,
+    siblings: Sequence[ArtifactReport],
+    judges: tuple[UserGate, ...],
+    *,
+    was_timed: bool,
+) -> ArtifactReport:
+    specs = gates_for(precision_of(subject.artifact), stage=subject.title, target=report.target, user_gates=judges)
     slowest = min(
-        (each for each in comparisons if each.baseline.label == EAGER), key=lambda each: each.ratio_low, default=None
+        (each for each in report.speed if each.baseline.label == EAGER), key=lambda each: each.ratio_low, default=None
     )
-    return judge_speed(specs, slowest, reason=subject.not_run)
+    gates = judge_speed(specs, slowest, reason=subject.not_run)
+    gates += judge_over_float(specs, report, siblings, reason=subject.not_run)
+    codes = [_CODES.get(gate.verdict, gate.exit_code) for gate in gates]
+    if not was_timed:
+        codes.append(ExitCode.NOT_RUN)
+    code = worst(codes)
+    verdict = {ExitCode.OK: Verdict.PASSED, ExitCode.NOT_RUN: Verdict.NOT_RUN}.get(code, Verdict.FAILED)
+    return replace(report, gates=gates, verdict=verdict, exit_code=code)
+
+
+_CODES = {Verdict.PASSED: ExitCode.OK, Verdict.NOT_RUN: ExitCode.NOT_RUN}

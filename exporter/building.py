@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.environment import describe_environment
+from exporter.findings import slower_quantized
 from exporter.graphs import MODEL_FILE, Graphs, make_graphs
 from exporter.jobs import planned_jobs
 from exporter.lowering import Lowered, lower
@@ -20,6 +21,7 @@ from exporter.report import write_reports
 from exporter.report.progress import Progress, make_progress
 from exporter.results import BuildReport
 from exporter.staging import staged_folder
+from exporter.timing import timing_feeds
 
 
 def build(source: str | Recipe, out: str | Path, *, progress: Progress | None = None, **overrides: Any) -> BuildReport:
@@ -60,7 +62,11 @@ def _report(
     speeds = measure_all(recipe, original, lowered, progress=progress)
     seconds["speed"] = time.perf_counter() - started
     seconds |= {each.job.title: each.report.build_seconds for each in lowered}
+    made = [each.report for each in lowered]
     model_bytes = sum(path.stat().st_size for path in staging.glob(f"{MODEL_FILE}*"))
+    artifacts = tuple(
+        judged(each, recipe, original, speeds, model_bytes=model_bytes, siblings=made) for each in lowered
+    )
     return summed_up(
         BuildReport(
             source=original.source.location,
@@ -69,12 +75,19 @@ def _report(
             attempts=graphs.attempts,
             pipelines=(*graphs.pipelines, *(each.pipeline for each in lowered if each.pipeline is not None)),
             stages=(*graphs.stages, *(stage for each in lowered for stage in each.stages)),
-            artifacts=tuple(judged(each, recipe, original, speeds, model_bytes=model_bytes) for each in lowered),
+            artifacts=artifacts,
             baselines=speeds.baselines,
             samples=original.description,
             environment=describe_environment() | {"framework": original.source.framework},
             seconds=seconds,
             notes=(*original.notes, *graphs.notes, *speeds.notes),
             model_size_bytes=model_bytes,
+            findings=slower_quantized(
+                artifacts,
+                {each.job.title: (each.job.target, each.artifact) for each in lowered if each.artifact is not None},
+                timing_feeds(feeds for feeds, _ in original.references),
+                threads=original.threads,
+                stage=progress.stage,
+            ),
         )
     )

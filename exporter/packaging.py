@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporter.artifacts import BUILD_FORMAT
 from exporter.environment import package_versions
+from exporter.evaluation.quantized_speed import judge_over_float
 from exporter.evaluation.speed import judge_size, judge_speed
 from exporter.evaluation.tolerance import GRAPH_STAGES, gates_for
 from exporter.graphs import MODEL_FILE
@@ -22,8 +23,19 @@ from targets.base import DimRange
 from targets.manifest import FILE_NAME, FORMAT_VERSION, hashes_of, write_manifest
 
 
-def judged(lowered: Lowered, recipe: Recipe, original: Original, speeds: Speeds, *, model_bytes: int) -> ArtifactReport:
-    """Return the artifact's report with its speed, its speed and size gates, and what the user waived."""
+def judged(
+    lowered: Lowered,
+    recipe: Recipe,
+    original: Original,
+    speeds: Speeds,
+    *,
+    model_bytes: int,
+    siblings: Iterable[ArtifactReport] = (),
+) -> ArtifactReport:
+    """Return the artifact's report with its speed, its speed and size gates, and what the user waived.
+
+    `siblings` are the build's artifacts, among them the float ones that a quantized one is compared with.
+    """
     report, job = lowered.report, lowered.job
     comparisons = speeds.artifacts.get(job.title, ())
     specs = gates_for(job.options.precision, stage=job.title, target=job.target.name, user_gates=original.gates)
@@ -31,6 +43,7 @@ def judged(lowered: Lowered, recipe: Recipe, original: Original, speeds: Speeds,
         (each for each in comparisons if each.baseline.label == EAGER), key=lambda each: each.ratio_low, default=None
     )
     gates: tuple[Gate, ...] = judge_speed(specs, slowest, reason=speeds.not_measured)
+    gates += judge_over_float(specs, replace(report, speed=comparisons), siblings, reason=speeds.not_measured)
     gates += judge_size(specs, artifact_bytes=report.size_bytes, model_bytes=model_bytes)
     waived = _waived(lowered, recipe)
     codes = [report.exit_code, *map(_exit_code, gates)]

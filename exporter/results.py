@@ -110,6 +110,7 @@ class SpeedComparison:
     ratio: median over rounds of original/artifact, >1 means the artifact is faster; with its 95% interval.
     conclusion: "faster", "slower" or "no difference beyond noise".
     noise_floor: what the whole interval had to clear 1 by: the original measured against itself, at least 0.02.
+    is_disturbed: other processes took so much of the processors that no difference was concluded.
     """
 
     baseline: Latency
@@ -122,6 +123,7 @@ class SpeedComparison:
     threads: int
     noise_floor: float = 0.0
     notes: tuple[str, ...] = ()
+    is_disturbed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,22 @@ class PipelineReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What the user should know though no gate asks for it.
+
+    kind: "quantized is slower", for one. subject: the artifact. summary: the fact with its figures. reasons: causes of
+    it. advice: what to do. recommended: the artifact to take instead, "" for none.
+    """
+
+    kind: str
+    subject: str
+    summary: str
+    reasons: tuple[str, ...]
+    advice: str
+    recommended: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildReport:
     """All that a build, or a verification of existing artifacts, found. `exit_code` is the worst of its parts.
 
@@ -200,3 +218,4 @@ class BuildReport:
     verdict: Verdict = Verdict.NOT_RUN
     exit_code: ExitCode = ExitCode.INTERNAL
     model_size_bytes: int = 0
+    findings: tuple[Finding, ...] = ()

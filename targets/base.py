@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from targets.manifest import Manifest
 
     Array = npt.NDArray[np.generic]
+
+Arithmetic = Literal["int8", "float", "conversion"]
+"""What an operator computes in; a conversion goes from float to 8-bit integers or back."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8-weight-only", "int8", "int4-weight-only"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -84,6 +88,33 @@ class Artifact:
     manifest: Manifest
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """The share of an artifact's time, 0 to 1, that all operators of one type and arithmetic take."""
+
+    operator: str
+    arithmetic: Arithmetic
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where an artifact's time goes, the greatest share first. `arithmetic` says what the device has for int8."""
+
+    operators: tuple[OperatorTime, ...]
+    arithmetic: str = ""
+
+
+def shares_of_time(times: Iterable[tuple[str, Arithmetic, float]]) -> tuple[OperatorTime, ...]:
+    """Return the shares of operators' times, given as operator, arithmetic and time in any unit, summed up."""
+    totals: defaultdict[tuple[str, Arithmetic], float] = defaultdict(float)
+    for operator, arithmetic, time in times:
+        totals[operator, arithmetic] += time
+    whole = sum(totals.values())
+    shares = [OperatorTime(*key, time / whole) for key, time in totals.items() if time > 0]
+    return tuple(sorted(shares, key=lambda each: (-each.share, each.operator, each.arithmetic)))
+
+
 class Runner(Protocol):
     """A model that runs: numpy in, numpy out, by name. `threads` is what it was opened with."""
 
@@ -140,4 +171,13 @@ class Target(Protocol):
         Raises ArtifactRefused when it doesn't fit this runtime or device, CannotRun when this machine has no device
         for it, MissingDependency when the runtime is absent.
         """
+        ...
+
+
+@runtime_checkable
+class ProfilingTarget(Protocol):
+    """A target whose runtime can tell where an artifact's time goes; a Target need not be one."""
+
+    def profile(self, artifact: Artifact, feeds: Mapping[str, Array], *, threads: int = 1) -> Profile:
+        """Return where the time of the artifact goes on these inputs. Raises as `Target.open` does."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from passes.base import node_label
@@ -70,6 +70,12 @@ def planned_int8(model: ir.Model) -> tuple[str, ...]:
     A product with only its weights dequantized (weight-only compression) computes in float and is not among them.
     """
     return tuple(node_label(node) for node in _products(model) if _is_planned(node))
+
+
+def nodes_by_label(model: ir.Model, names: Iterable[str]) -> dict[str, ir.Node]:
+    """Return those of the graph's nodes that `names` call, by name."""
+    wanted = set(names)
+    return {label: node for node in model.graph.all_nodes() if (label := node_label(node)) in wanted}
 
 
 def _products(model: ir.Model) -> Iterator[ir.Node]:

@@ -22,6 +22,8 @@ _RELEVANT_FLAGS = (
     "bf16",
 )
 _VNNI = frozenset({"avx_vnni", "avx512_vnni"})
+_ARM_INT8 = frozenset({"asimddp", "i8mm"})
+_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 
 
@@ -45,6 +47,24 @@ def has_saturating_int8_products() -> bool:
     Weights of 7 bits cannot reach the limit: 2 * 255 * 63 < 2**15. True for an x86 whose instruction sets are unknown.
     """
     return platform.machine().lower() in _X86 and not _VNNI & set(processor_flags())
+
+
+def low_precision_note() -> str:
+    """Return what this CPU's instruction sets mean for int8 against float, in words."""
+    flags = set(processor_flags())
+    parts = []
+    if platform.machine().lower() in _X86:
+        if "amx_int8" in flags:
+            parts.append("AMX multiplies int8 in tiles")
+        elif flags & _VNNI:
+            parts.append("VNNI multiplies int8 at up to 4 times the rate of float32")
+        else:
+            parts.append("without VNNI an int8 product takes three instructions instead of one")
+    elif flags & _ARM_INT8:
+        parts.append("int8 products have instructions of their own")
+    if flags & _BF16:
+        parts.append("it multiplies bf16 at up to twice the rate of float32, so int8 gains less over bf16")
+    return f"the CPU ({processor_label()}): {'; '.join(parts)}" if parts else ""
 
 
 def processor_label() -> str:

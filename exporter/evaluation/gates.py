@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable
 
-from exporter.evaluation.tolerance import ALIASES, GATES, UserGate
+from exporter.evaluation.tolerance import ALIASES, FLOATS, GATES, OVER_FLOAT, UserGate
 from passes.errors import UsageError
 from targets.base import PRECISIONS
 
@@ -44,6 +44,8 @@ def _gate_from_text(text: str, targets: Collection[str], precisions: Collection[
     if name not in GATES:
         raise UsageError(f"There is no gate '{name}'.", hint=near_matches(name, [*GATES, *ALIASES]))
     target, precision = _scope_from_text(scope, text, targets, precisions) if has_scope else ("", "")
+    if name == OVER_FLOAT:
+        _require_both(text, precision, precisions)
     return UserGate(name, _threshold(name, value, text), precision=precision, target=target)
 
 
@@ -60,6 +62,18 @@ def _scope_from_text(scope: str, text: str, targets: Collection[str], precisions
                 hint=near_matches(part, [*precisions, *targets]),
             )
     return target, precision
+
+
+def _require_both(text: str, precision: str, precisions: Collection[str]) -> None:
+    """Raise UsageError unless there is a quantized artifact that the gate holds, and a float one beside it."""
+    if not FLOATS.isdisjoint({precision}) or FLOATS.issuperset(precisions):
+        raise UsageError(
+            f"The gate '{text}' is about quantized artifacts, and none is meant.", hint="For example: --precision int8"
+        )
+    if FLOATS.isdisjoint(precisions):
+        raise UsageError(
+            f"The gate '{text}' compares with a float artifact, and none is built.", hint="Add --precision fp32."
+        )
 
 
 def _threshold(name: str, value: str, text: str) -> float:

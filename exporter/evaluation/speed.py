@@ -105,6 +105,7 @@ class Measurement:
             threads=self.threads,
             noise_floor=floor,
             notes=self.notes,
+            is_disturbed=self.is_disturbed,
         )
 
 
@@ -217,14 +218,17 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def judge_speed(gates: Sequence[GateSpec], comparison: SpeedComparison | None, *, reason: str = "") -> tuple[Gate, ...]:
-    """Return the `speedup` gates judged by the lower end of the ratio's interval: what is proved, not what is likely.
+def judge_speed(
+    gates: Sequence[GateSpec], comparison: SpeedComparison | None, *, name: str = "speedup", reason: str = ""
+) -> tuple[Gate, ...]:
+    """Return the gates `name` judged by the lower end of the ratio's interval: what is proved, not what is likely.
 
-    `comparison` is the artifact against the original run eagerly; without it the gates are NOT_RUN for `reason`.
+    `comparison` is the artifact against the original run eagerly, for `speedup`, or against the fastest float artifact
+    of its target, for `speedup_over_float`; without it the gates are NOT_RUN for `reason`.
     """
     judged = []
     for spec in gates:
-        if spec.name != "speedup":
+        if spec.name != name:
             continue
         if comparison is None:
             why = reason or "no speed was measured"

@@ -46,6 +46,10 @@ class GateKind:
 
 _GREATEST = 1e30
 
+OVER_FLOAT = "speedup_over_float"
+FLOATS: frozenset[str] = frozenset({"fp32", "bf16", "fp16"})
+"""The precisions that are not quantized."""
+
 GATES: Mapping[str, GateKind] = MappingProxyType(
     {
         "sqnr_db": GateKind("at least", -100.0, 300.0, ExitCode.ACCURACY, "signal over error power, dB, all samples"),
@@ -63,11 +67,20 @@ GATES: Mapping[str, GateKind] = MappingProxyType(
         "speedup": GateKind(
             "at least", 0.0, _GREATEST, ExitCode.SPEED, "original's time over the artifact's, lower end of its interval"
         ),
+        OVER_FLOAT: GateKind(
+            "at least",
+            0.0,
+            _GREATEST,
+            ExitCode.SPEED,
+            "time of the target's fastest float artifact over a quantized one's, lower end of its interval",
+        ),
         "size_ratio": GateKind("at most", 0.0, _GREATEST, ExitCode.SPEED, "artifact's bytes over the fp32 model's"),
     }
 )
 
-ALIASES: Mapping[str, str] = MappingProxyType({"sqnr": "sqnr_db", "top1": "top1_agreement", "size": "size_ratio"})
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {"sqnr": "sqnr_db", "top1": "top1_agreement", "size": "size_ratio", "over_float": OVER_FLOAT}
+)
 
 TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -129,7 +142,8 @@ def gates_for(
 ) -> tuple[GateSpec, ...]:
     """Return the gates of a stage: the table's, each replaced by the user's most narrowly scoped one of that name.
 
-    `speedup` and `size_ratio` are there only when asked for, and only where `target` names an artifact's target.
+    `speedup`, `speedup_over_float` and `size_ratio` are there only when asked for, and only where `target` names an
+    artifact's target; the second holds for quantized artifacts alone.
     """
     row = "graph" if precision == "fp32" and stage in GRAPH_STAGES else precision
     defaults = TOLERANCES[row]
@@ -140,6 +154,8 @@ def gates_for(
     specs = []
     for name, kind in GATES.items():
         if kind.exit_code is ExitCode.SPEED and not target:
+            continue
+        if name == OVER_FLOAT and precision in FLOATS:
             continue
         if name in chosen:
             specs.append(GateSpec(name, chosen[name].threshold, is_users=True, replaces=defaults.get(name)))

@@ -16,7 +16,17 @@ from exporter.report.charts import (
     latency_charts,
     size_chart,
 )
-from exporter.report.summary import all_gates, artifact_name, artifact_row, failures, headline, omissions, stage_row
+from exporter.report.summary import (
+    all_gates,
+    artifact_name,
+    artifact_row,
+    executed_text,
+    failures,
+    fallback_rows,
+    headline,
+    omissions,
+    stage_row,
+)
 from exporter.results import BuildReport
 
 if TYPE_CHECKING:
@@ -84,6 +94,8 @@ def _environment() -> Environment:
         number=wording.number_text,
         sign=lambda name: "≥" if GATES[name].bound == "at least" else "≤",
         artifact_name=artifact_name,
+        executed=executed_text,
+        fallbacks=fallback_rows,
         sum_of=lambda rows, name: sum(getattr(row, name) for row in rows),
     )
     return environment

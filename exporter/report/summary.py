@@ -195,6 +195,27 @@ def failures(report: BuildReport) -> tuple[str, ...]:
     return tuple(found)
 
 
+def executed_text(artifact: ArtifactReport) -> str:
+    """Return how many planned int8 operators ran in int8: "3 of 5 planned int8 operators ran in int8"; "" if none."""
+    executed = artifact.details.get("executed", {})
+    planned = executed.get("int8_planned", 0)
+    if not planned:
+        return ""
+    floats, untold = len(executed.get("float_fallbacks", ())), len(executed.get("untraced", ()))
+    parts = [f"{planned - floats - untold} of {planned} planned int8 operators ran in int8"]
+    parts += [f"{floats} fell back to float"] if floats else []
+    parts += [f"{untold} cannot be told"] if untold else []
+    conversions = executed.get("conversions")
+    parts += [f"{conversions} conversions left"] if conversions is not None else []
+    return ", ".join(parts)
+
+
+def fallback_rows(artifact: ArtifactReport) -> tuple[tuple[str, str, str], ...]:
+    """Return node, operator and reason of each planned int8 operator that ran in float."""
+    rows = artifact.details.get("executed", {}).get("fallbacks", ())
+    return tuple((printable(row["node"]), printable(row["operator"]), printable(row["reason"])) for row in rows)
+
+
 def all_gates(artifact: ArtifactReport) -> tuple[Gate, ...]:
     """Return the artifact's accuracy gates and its own, each once."""
     own = artifact.accuracy.gates if artifact.accuracy is not None else ()

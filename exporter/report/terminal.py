@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from exporter.evaluation.fallbacks import fallback_texts
 from exporter.report.summary import (
     ArtifactRow,
     StageRow,
+    artifact_name,
     artifact_row,
+    executed_text,
     failures,
     headline,
     omissions,
@@ -64,7 +67,17 @@ def _print(report: BuildReport, console: Console) -> None:
             console.print(Text.assemble((f"{printable(comparison.candidate.label)}: ", "bold"), text))
     if report.artifacts:
         _print_artifacts([artifact_row(artifact, report) for artifact in report.artifacts], console)
+    for artifact in report.artifacts:
+        if text := executed_text(artifact):
+            console.print(Text(f"{artifact_name(artifact)}: {text}", style="dim"))
+            for reason in fallback_texts(artifact.details["executed"]):
+                console.print(Text(f"  {printable(reason)}", style="dim"))
     _print_setting(report, console)
+    for finding in report.findings:
+        console.print(Text.assemble((f"{finding.kind.upper()}  ", STYLES[Verdict.NOT_RUN]), printable(finding.summary)))
+        for reason in finding.reasons:
+            console.print(Text(f"  {printable(reason)}"))
+        console.print(Text(f"  {printable(finding.advice)}"))
     failed = failures(report)
     for index, text in enumerate(failed):
         console.print(Text.assemble(("FAILED  ", STYLES[Verdict.FAILED]), (text, "red" if index == 0 else "")))

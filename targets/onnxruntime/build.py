@@ -11,6 +11,7 @@ from passes.serialization import save_model
 from targets.base import Artifact
 from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
+from targets.onnxruntime.fallbacks import fallbacks
 from targets.onnxruntime.session import require_provider
 from targets.onnxruntime.settings import PROVIDERS, Settings
 from targets.planned import planned_int8, product_aliases
@@ -78,6 +79,7 @@ def _details(path: Path, model: ir.Model, options: BuildOptions, settings: Setti
             },
             time_limit_s=options.time_limit_s,
         )
+    executed["fallbacks"] = fallbacks(executed["float_fallbacks"], model, settings)
     details: dict[str, Any] = {"executed": executed}
     if settings.provider == "cpu" and options.precision in _CPU_PRECISION_NOTES:
         details["note"] = _CPU_PRECISION_NOTES[options.precision]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from passes.errors import MissingDependency
 from passes.optional import require
-from targets.base import Artifact, BuildOptions, Readiness, Runner
+from targets.base import Artifact, BuildOptions, Profile, Readiness, Runner
 from targets.onnxruntime.settings import PROVIDERS, TABLE, settings_from_text
 from targets.processor import processor_label
 from targets.settings import check_precision, label_from_settings, settings_from_table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from passes.capabilities import Capabilities
     from passes.errors import Blocker
     from passes.pipeline import Pipeline
+    from targets.base import Array
 
 
 class OnnxRuntimeTarget:
@@ -108,6 +110,12 @@ class OnnxRuntimeTarget:
 
         _require()
         return open_artifact(artifact, threads=threads)
+
+    def profile(self, artifact: Artifact, feeds: Mapping[str, Array], *, threads: int = 1) -> Profile:
+        from targets.onnxruntime.profile import profile_artifact
+
+        _require()
+        return profile_artifact(artifact, feeds, threads=threads)
 
 
 def _require() -> ModuleType:

@@ -10,6 +10,7 @@ from targets.base import Artifact
 from targets.isolation import run_isolated
 from targets.manifest import Manifest, hashes_of, write_manifest
 from targets.openvino.conversion import as_onnx_file, onnx_names
+from targets.openvino.fallbacks import fallbacks
 from targets.openvino.settings import Settings, properties_from_settings
 from targets.planned import planned_int8, product_aliases
 from targets.specs import model_inputs, model_outputs
@@ -47,6 +48,8 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
             },
             time_limit_s=options.time_limit_s,
         )
+    executed = facts["executed"]
+    executed["fallbacks"] = fallbacks(executed["fallbacks"], model)
     properties = properties_from_settings(settings, threads=options.threads)
     manifest = Manifest(
         target="openvino",
@@ -61,7 +64,7 @@ def build_artifact(model: ir.Model, out: Path, options: BuildOptions, *, setting
         },
         versions={"openvino": facts["version"]},
         device=facts["device"],
-        details={"executed": facts["executed"]},
+        details={"executed": executed},
     )
     write_manifest(out, manifest)
     return Artifact(out, manifest)

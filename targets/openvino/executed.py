@@ -22,6 +22,12 @@ class _Executed:
     precision: str
     implementation: str
     originals: tuple[str, ...]
+    result: str
+
+    @property
+    def is_conversion(self) -> bool:
+        """Whether it takes 8-bit integers and returns floats, or the reverse, and is no product that does so too."""
+        return self.kind not in _PRODUCTS and (self.precision in _INTEGERS) is not (self.result in _INTEGERS)
 
 
 def executed_from_compiled(
@@ -33,8 +39,9 @@ def executed_from_compiled(
     of them that can be told.
     operators: count by the runtime's layer type. precisions: count by precision. int8_planned: how many products the
     graph asked for in int8. int8_executed: count by layer type of the products that run on 8-bit integers.
-    float_fallbacks: planned products that run in float, with their precision and kernel. untraced: planned products
-    that the runtime merged into a node that tells neither its origins nor its arithmetic.
+    float_fallbacks, fallbacks: planned products that run in float, with their precision and kernel. untraced: planned
+    products that the runtime merged into a node that tells neither its origins nor its arithmetic. conversions: layers
+    from 8-bit integers to float or back. reorders: layers that change the layout alone.
     """
     nodes = [_node_from_runtime(operation) for operation in compiled.get_runtime_model().get_ordered_ops()]
     computing = [node for node in nodes if node.kind not in _NOT_COMPUTING]
@@ -56,8 +63,24 @@ def executed_from_compiled(
         "float_fallbacks": [
             f"{name}: {node.kind} in {node.precision} ({node.implementation})" for name, node in sorted(floats.items())
         ],
+        "fallbacks": [
+            {"node": name, "kernel": f"{node.kind} in {node.precision}, {node.implementation}"}
+            for name, node in sorted(floats.items())
+        ],
         "untraced": sorted(name for name in names if name not in products),
+        "conversions": sum(node.is_conversion for node in computing),
+        "reorders": sum(node.kind == "Reorder" for node in computing),
     }
+
+
+def conversion_names(compiled: Any) -> frozenset[str]:
+    """Return the names of the layers of the compiled model that go from 8-bit integers to float or back."""
+    operations = compiled.get_runtime_model().get_ordered_ops()
+    return frozenset(each.get_friendly_name() for each in operations if _is_conversion(_node_from_runtime(each)))
+
+
+def _is_conversion(node: _Executed) -> bool:
+    return node.kind not in _NOT_COMPUTING and node.is_conversion
 
 
 def _is_int8(node: _Executed) -> bool:
@@ -75,6 +98,7 @@ def _node_from_runtime(operation: Any) -> _Executed:
         facts.get("runtimePrecision", "unknown"),
         facts.get("primitiveType", "unknown"),
         tuple(filter(None, originals)),
+        facts.get("outputPrecisions", facts.get("runtimePrecision", "unknown")).split(",")[0],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from passes.expand.expand_contrib import ExpandContrib
 from passes.expand.unpack_projections import UnpackProjections
 from passes.fusion.fuse_group_norm import FuseGroupNorm
 from passes.pipeline import Pipeline, Repeat
-from targets.base import Artifact, BuildOptions, Readiness, Runner
+from targets.base import Artifact, BuildOptions, Profile, Readiness, Runner
 from targets.openvino.runtime import device_label, load_openvino, the_core
 from targets.openvino.settings import TABLE, settings_from_text
 from targets.settings import check_precision, label_from_settings, settings_from_table
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from passes.capabilities import Capabilities
     from passes.errors import Blocker
+    from targets.base import Array
     from targets.openvino.settings import Settings
 
 LEGALISATION = Pipeline(
@@ -110,6 +112,12 @@ class OpenVinoTarget:
 
         load_openvino()
         return open_artifact(artifact, threads=threads)
+
+    def profile(self, artifact: Artifact, feeds: Mapping[str, Array], *, threads: int = 1) -> Profile:
+        from targets.openvino.profile import profile_artifact
+
+        load_openvino()
+        return profile_artifact(artifact, feeds, threads=threads)
 
 
 def _settings(options: BuildOptions) -> Settings:

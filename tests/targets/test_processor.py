@@ -45,3 +45,29 @@ def test_other_devices_than_the_cpu_keep_8_bits(target, settings: dict[str, str]
     monkeypatch.setattr(processor, "processor_flags", lambda: ())
     options = BuildOptions(precision="int8", settings=settings)
     assert target.capabilities(options).quantization.weight_bits == 8
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "parts"),
+    [
+        ("x86_64", ("avx2",), ("without VNNI",)),
+        ("x86_64", ("avx512_vnni",), ("VNNI multiplies int8",)),
+        ("x86_64", ("avx512_vnni", "avx512_bf16"), ("VNNI multiplies int8", "bf16")),
+        ("x86_64", ("avx512_vnni", "amx_int8"), ("AMX",)),
+        ("aarch64", ("i8mm",), ("instructions of their own",)),
+    ],
+)
+def test_the_note_says_what_int8_gains(
+    machine: str, flags: tuple[str, ...], parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(processor, "processor_flags", lambda: flags)
+    note = processor.low_precision_note()
+    assert all(part in note for part in parts)
+    assert ("bf16" in note.partition(")")[2]) is ("avx512_bf16" in flags)
+
+
+def test_nothing_is_said_about_an_unknown_processor(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processor.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(processor, "processor_flags", lambda: ())
+    assert processor.low_precision_note() == ""
