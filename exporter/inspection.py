@@ -28,7 +28,11 @@ class TargetFit:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """The content of an ONNX model. weight_bytes counts initializers of the graph and its subgraphs once each."""
+    """The content of an ONNX model.
+
+    weight_bytes counts initializers of the graph and its subgraphs once each. unranked: the inputs and outputs whose
+    rank the file does not state; their shape is empty, as that of a single number is.
+    """
 
     path: str
     opsets: dict[str, int]
@@ -39,6 +43,7 @@ class ModelSummary:
     weights: int
     weight_bytes: int
     weight_types: dict[str, int]
+    unranked: tuple[str, ...] = ()
     fits: tuple[TargetFit, ...] = ()
 
 
@@ -92,6 +97,7 @@ def _model_summary(path: Path, model: ir.Model, fits: tuple[TargetFit, ...]) -> 
         weights=len(tensors),
         weight_bytes=sum(types.values()),
         weight_types=dict(types),
+        unranked=tuple(str(value.name) for value in (*model.graph.inputs, *model.graph.outputs) if value.shape is None),
         fits=fits,
     )
 

@@ -54,7 +54,7 @@ def _cast(array: Array, spec: TensorSpec, label: str) -> Array:
     given = array.dtype.name
     if not array.dtype.isnative:  # runtimes take the bytes as they lie, and would read other numbers
         array = array.astype(array.dtype.newbyteorder("="))
-    if given == spec.dtype:
+    if given == spec.dtype or (spec.dtype == "string" and array.dtype.kind in "OU"):
         return array
     if (given, spec.dtype) in _SAFE_CASTS:
         with np.errstate(over="ignore"):  # what becomes infinite is refused afterwards, by name

@@ -80,7 +80,7 @@ def generated_feeds(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> d
     """Return seeded random inputs of the given sizes, for timing alone: never for calibration or accuracy.
 
     Floats are standard normal, booleans and integers are all ones: a mask of ones hides nothing, and the identifier 1
-    is in range everywhere. Raises UsageError for a dimension that `sizes` lacks.
+    is in range everywhere. A text is "text". Raises UsageError for a dimension that `sizes` lacks.
     """
     random = np.random.default_rng(0)
     feeds: dict[str, Array] = {}
@@ -89,6 +89,9 @@ def generated_feeds(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> d
         if lacking:
             raise UsageError(f"The size of '{lacking[0]}' in input {spec} is not known.", hint="Give --samples.")
         shape = tuple(dim if isinstance(dim, int) else sizes[str(dim)] for dim in spec.shape)
+        if spec.dtype == "string":
+            feeds[spec.name] = np.full(shape, "text")
+            continue
         is_whole = spec.dtype.startswith(("int", "uint", "bool"))
         values = np.ones(shape) if is_whole else random.standard_normal(shape, dtype=np.float32)
         feeds[spec.name] = values.astype(_dtype(spec.dtype))

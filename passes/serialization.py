@@ -12,6 +12,7 @@ from passes.collection import paused
 from passes.data_file import attach, copy_bytes, data_file_of, open_data_file, packed, read_elements
 from passes.deferred_sympy import import_onnx_ir
 from passes.errors import BadModel, UsageError
+from passes.function_calls import circular_call
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +44,19 @@ def load_model(path: Path) -> ir.Model:
         with paused():
             model = _load(path)
     except Exception as error:
-        raise BadModel(f"{path} is not a readable ONNX model: {error}", hint="Export or copy it again.") from error
+        reason = _first_cause(error)
+        raise BadModel(f"{path} is not a readable ONNX model: {reason}", hint="Export or copy it again.") from error
     _check_complete(model, path)
     _check_external_data(model, path)
     _sort(model, path)
     return model
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what was raised first: onnx_ir wraps it in one error a level of the file, which say where alone."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _load(path: Path) -> ir.Model:
@@ -123,6 +132,9 @@ def _check_complete(model: ir.Model, path: Path) -> None:
             f"{path} does not say which opset it uses of {', '.join(missing)}: it is truncated or incomplete.",
             hint=again,
         )
+    circle = circular_call(model)
+    if circle:
+        raise BadModel(f"{path} has functions that call themselves, without an end: {circle}.", hint=again)
     opset = model.opset_imports.get("", OPSET_MINIMUM)
     if opset < OPSET_MINIMUM:
         raise BadModel(
@@ -156,8 +168,8 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         folder = source.parent if location == source.name else path.parent  # weights inside the file behind a link
         root = folder.resolve()
         if location not in sizes:
-            sizes[location] = _external_size(root, location, path)
-            files[location] = open_data_file(root / location)
+            found = _external_file(root, location, path)
+            sizes[location], files[location] = found.stat().st_size, open_data_file(found)
         tensor.base_dir = folder
         offset = tensor.offset or 0
         length = tensor.length if tensor.length is not None else tensor.nbytes
@@ -184,16 +196,23 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
                 value.const_value = packed(stored, file)
 
 
-def _external_size(root: Path, location: str, path: Path) -> int:
-    file = (root / location).resolve()
-    if Path(location).is_absolute() or not file.is_relative_to(root):
+def _external_file(root: Path, location: str, path: Path) -> Path:
+    """Return the data file, links resolved.
+
+    It must lie in the model's folder; or, where a download cache links both to its store, beside the file that the
+    model is a link to.
+    """
+    named = Path(location)
+    file = (root / named).resolve()
+    is_in_store = path.is_symlink() and file.parent == _behind(path).parent and ".." not in named.parts
+    if named.is_absolute() or not (file.is_relative_to(root) or is_in_store):
         raise BadModel(
             f"{path} names external data outside its folder: '{location}'.",
             hint="Put the data file next to the model and name it without '..'; such a path may be an attack.",
         )
     if not file.is_file():
         raise BadModel(f"{path} needs the external data file '{location}', which is missing.", hint="Copy it too.")
-    return file.stat().st_size
+    return file
 
 
 def save_model(model: ir.Model, path: Path) -> None:

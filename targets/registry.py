@@ -46,7 +46,10 @@ def load_targets() -> tuple[dict[str, Target], tuple[BrokenPlugin, ...]]:
 
 
 def get_target(name: str) -> Target:
-    """Return one target. Raises UsageError with near matches for an unknown name, or the reason a plug-in is broken."""
+    """Return one target.
+
+    Raises UsageError for an unknown name, with near ones and all, and for a broken plug-in with the reason.
+    """
     built_in = dict(BUILT_IN)
     if name in built_in:
         return _load(built_in[name])
@@ -56,8 +59,9 @@ def get_target(name: str) -> Target:
     for plugin in broken:
         if plugin.name == name:
             raise UsageError(f"The target '{name}' is broken: {plugin.reason}")
-    near = difflib.get_close_matches(name, targets, n=2, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Targets: {', '.join(targets)}"
+    near = difflib.get_close_matches(name, targets, n=2)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    hint = f"{meant}Targets: {', '.join(targets)}."
     raise UsageError(f"There is no target '{name}'.", hint=hint)
 
 

@@ -26,9 +26,16 @@ def model_outputs(model: ir.Model) -> tuple[TensorSpec, ...]:
     return specs_from_values(model.graph.outputs)
 
 
+def why_not_fed(spec: TensorSpec) -> str:
+    """Return why a tensor of a type that is not among those of a target cannot be handed to it."""
+    return "the model does not state its type" if spec.dtype == "undefined" else f"{spec.dtype} cannot be passed here"
+
+
 def _dtype_name(value: ir.Value) -> str:
     if value.dtype is None:
         return "undefined"
+    if value.dtype.is_string():
+        return "string"  # numpy would say "object"
     try:
         return str(value.dtype.numpy())
     except TypeError:

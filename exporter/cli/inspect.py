@@ -41,7 +41,8 @@ def _print_model(summary: ModelSummary) -> None:
     click.echo("opsets    " + ", ".join(f"{domain or 'ai.onnx'} {number}" for domain, number in summary.opsets.items()))
     for title, specs in (("input", summary.inputs), ("output", summary.outputs)):
         for spec in specs:
-            click.echo(f"{title:<10}{spec}")
+            is_ranked = spec.name not in summary.unranked
+            click.echo(f"{title:<10}{spec if is_ranked else f'{spec.name}: {spec.dtype}, of any rank'}")
     click.echo("weights   " + ", ".join(f"{kind} {size:,} bytes" for kind, size in summary.weight_types.items()))
     click.echo("operators " + ", ".join(f"{name} {count}" for name, count in summary.operators.items()))
     for fit in summary.fits:

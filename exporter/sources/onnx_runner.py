@@ -12,13 +12,14 @@ from exporter.sample_fit import fitted
 from passes.errors import BadModel, CannotRun, UsageError
 from passes.optional import require
 from targets.base import Dim, TensorSpec
+from targets.feeds import plain_text
 
 if TYPE_CHECKING:
     from targets.base import Array
 
 _DTYPES = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16", "tensor(bool)": "bool", "tensor(string)": "str",
+    "tensor(bfloat16)": "bfloat16", "tensor(bool)": "bool", "tensor(string)": "string",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
 
@@ -35,11 +36,12 @@ class OnnxRunner:
         arrays = fitted(feeds, self.inputs, label="This call", finite=False)
         names = [spec.name for spec in self.outputs]
         try:
-            return dict(zip(names, self.session.run(names, arrays), strict=True))
+            results = self.session.run(names, arrays)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
             said = str(error).strip().splitlines()
             raise UsageError(f"The graph does not run on {shapes}: {said[0] if said else error!r}") from error
+        return {name: plain_text(array) for name, array in zip(names, results, strict=True)}
 
 
 @contextmanager

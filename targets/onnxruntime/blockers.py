@@ -15,7 +15,7 @@ from targets.onnxruntime.capabilities import OPSET_LIMIT, kernels_of
 from targets.onnxruntime.session import open_session
 from targets.onnxruntime.settings import Settings, provider_is_here, session_options
 from targets.origin import source_line
-from targets.specs import model_inputs, model_outputs
+from targets.specs import model_inputs, model_outputs, why_not_fed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from targets.base import Precision
 
 _FEEDABLE = frozenset(
-    {"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
+    {"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "string"}
+    | {"uint8", "uint16", "uint32", "uint64"}
 )
 _PRECISION_REASONS: dict[str, str] = {
     "bf16": "ONNX Runtime's CPU provider has bfloat16 kernels for a few operators only, none of them Conv or MatMul"
 }
 _UNKNOWN = "ONNX Runtime knows no operator of this name and domain"
-_NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^Load model from .*? failed: ?|/\S*/(?=\w+\.(cc|h):)")
+_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^Load model from .*? failed: ?|/\S*/(?=\w+\.(cc|h):)"
+    r"|^\w+\.(cc|h):\d+ \S+ .*?\)(?= [A-Z])"
+)
 
 
 def find_blockers(model: ir.Model, settings: Settings, *, precision: Precision) -> tuple[Blocker, ...]:
@@ -38,8 +42,9 @@ def find_blockers(model: ir.Model, settings: Settings, *, precision: Precision) 
     A node is asked about in a one-node model of its own types; what is refused there counts only if the whole model is
     refused too, since a node may need to see its neighbours' constants.
     """
-    general = (*_precision_blockers(precision, settings), *_opset_blockers(model), *_type_blockers(model))
-    if not provider_is_here(settings):
+    too_new = tuple(_opset_blockers(model))
+    general = (*_precision_blockers(precision, settings), *too_new, *_type_blockers(model))
+    if too_new or not provider_is_here(settings):  # of an opset that it does not know, it would say so at each node
         return general
     suspects = tuple(_refused_nodes(model, settings))
     if suspects and _loads(model, settings):
@@ -62,7 +67,7 @@ def _type_blockers(model: ir.Model) -> Iterator[Blocker]:
     for kind, specs in (("input", model_inputs(model)), ("output", model_outputs(model))):
         for spec in specs:
             if spec.dtype not in _FEEDABLE:
-                yield Blocker(node=spec.name, operator=kind, reason=f"{spec.dtype} does not pass through numpy here")
+                yield Blocker(node=spec.name, operator=kind, reason=why_not_fed(spec))
 
 
 def _refused_nodes(model: ir.Model, settings: Settings) -> Iterator[Blocker]:

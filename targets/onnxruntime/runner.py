@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from passes.errors import ArtifactRefused, CannotRun, UsageError
-from targets.feeds import check_feeds
+from targets.feeds import check_feeds, plain_text
 from targets.manifest import checked_file, read_manifest
 from targets.onnxruntime.blockers import cause_from_error
 from targets.onnxruntime.build import MODEL_FILE
@@ -34,12 +34,13 @@ class OnnxRuntimeRunner:
         names = [spec.name for spec in self.outputs]
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         try:
-            return dict(zip(names, self.session.run(names, arrays), strict=True))
+            results = self.session.run(names, arrays)
         except Exception as error:  # the feeds fit the specs, so it is a size that the graph does not take
             raise UsageError(
                 f"ONNX Runtime does not run the model on these inputs: {cause_from_error(error)}",
                 hint="Check whether the graph takes these sizes: a traced size may be fixed inside it.",
             ) from error
+        return {name: plain_text(array) for name, array in zip(names, results, strict=True)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from targets.openvino.capabilities import CAPABILITY_OF_HINT, OPSET_LIMIT, optim
 from targets.openvino.conversion import as_onnx_file
 from targets.openvino.node_rules import misread_reason
 from targets.origin import source_line
-from targets.specs import model_inputs, model_outputs
+from targets.specs import model_inputs, model_outputs, why_not_fed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -54,7 +54,7 @@ def _type_blockers(model: ir.Model) -> Iterator[Blocker]:
     for kind, specs in (("input", model_inputs(model)), ("output", model_outputs(model))):
         for spec in specs:
             if spec.dtype not in _FEEDABLE:
-                yield Blocker(node=spec.name, operator=kind, reason=f"{spec.dtype} does not pass through numpy here")
+                yield Blocker(node=spec.name, operator=kind, reason=why_not_fed(spec))
 
 
 def _operator_blockers(model: ir.Model, answer: Mapping[str, Any]) -> Iterator[Blocker]:

@@ -69,8 +69,8 @@ def examine(source: str) -> dict[str, Any]:
 def _unconverted(source: str) -> list[list[str]]:
     manager = import_module("openvino.frontend").FrontEndManager()
     frontend = manager.load_by_framework("onnx")
-    graph = frontend.load(source)  # the placeholders point into it: it must outlive them
     try:
+        graph = frontend.load(source)  # the placeholders point into it: it must outlive them
         partial = frontend.convert_partially(graph)
     except Exception:  # the front end gave up on the whole graph: its error is all there is
         return []

@@ -9,7 +9,7 @@ from passes.base import node_label
 from passes.capabilities import WEIGHT_ONLY
 from passes.errors import Blocker
 from targets.origin import source_line
-from targets.specs import model_inputs, model_outputs
+from targets.specs import model_inputs, model_outputs, why_not_fed
 from targets.tensorrt.capabilities import (
     ARCHITECTURES,
     INTERFACE_TYPES,
@@ -68,7 +68,9 @@ def _interface(model: ir.Model) -> Iterator[Blocker]:
     for kind, specs in (("Input", model_inputs(model)), ("Output", model_outputs(model))):
         for spec in specs:
             if spec.dtype not in INTERFACE_TYPES:
-                yield Blocker(spec.name, kind, f"TensorRT has no type {spec.dtype}: cast it in the model")
+                is_stated = spec.dtype != "undefined"
+                reason = f"TensorRT has no type {spec.dtype}: cast it in the model" if is_stated else why_not_fed(spec)
+                yield Blocker(spec.name, kind, reason)
             if spec.name in without_rank:
                 yield Blocker(spec.name, kind, "its rank is unknown: export the model with shapes")
 

@@ -40,7 +40,9 @@ def _input_blockers(model: ir.Model) -> list[Blocker]:
     found = []
     for value in fed_inputs(model):
         kind, shape = value.dtype, value.shape
-        if not isinstance(value.type, ir.TensorType):
+        if value.type is None:
+            found.append(Blocker(str(value.name), "Input", "the model does not state its type"))
+        elif not isinstance(value.type, ir.TensorType):
             found.append(Blocker(str(value.name), "Input", "sequences, optionals and sparse tensors have no XLA type"))
         elif kind is None or kind in (ir.DataType.UNDEFINED, ir.DataType.STRING):
             found.append(Blocker(str(value.name), "Input", f"its type {kind.name if kind else 'none'} has no XLA type"))

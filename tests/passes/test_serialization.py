@@ -356,3 +356,71 @@ def test_elements_that_share_bytes_survive_saving_over_their_file(tmp_path: Path
     kept = loaded.graph.initializers["w"].const_value
     assert kept is not None
     np.testing.assert_array_equal(kept.numpy(), array)
+
+
+def _cached(tmp_path: Path) -> Path:
+    """Return a model in the layout of a download cache: a folder of links to a store of files named by their hash."""
+    store, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1a2b" / "onnx"
+    store.mkdir()
+    snapshot.mkdir(parents=True)
+    save_model(_model(), store / "m.onnx")
+    proto = onnx.load(store / "m.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "m.onnx_data"
+    (store / "0f0f").write_bytes(proto.SerializeToString())
+    (store / "m.onnx").unlink()
+    (store / "m.onnx.data").rename(store / "7e7e")
+    (snapshot / "m.onnx").symlink_to("../../../blobs/0f0f")
+    (snapshot / "m.onnx_data").symlink_to("../../../blobs/7e7e")
+    return snapshot / "m.onnx"
+
+
+def test_a_model_and_weights_that_are_links_to_one_store_are_read_and_saved(tmp_path: Path) -> None:
+    path = _cached(tmp_path)
+    model = load_model(path)
+    _assert_same(_model(), model)
+    save_model(model, tmp_path / "out.onnx")
+    _assert_same(_model(), load_model(tmp_path / "out.onnx"))
+    feeds = [{"x": random_array(2, 40)}]
+    np.testing.assert_array_equal(run_model(model, feeds)[0]["y"], run_model(_model(), feeds)[0]["y"])
+
+
+def test_weights_that_are_a_link_to_another_place_than_the_model_s_are_refused(tmp_path: Path) -> None:
+    path = _cached(tmp_path)
+    data = path.with_name("m.onnx_data")
+    data.unlink()
+    (tmp_path / "secret").write_bytes(b"\0" * 100000)
+    data.symlink_to(tmp_path / "secret")
+    with pytest.raises(BadModel, match="outside its folder"):
+        load_model(path)
+
+
+def test_a_model_in_place_does_not_follow_its_weights_into_a_store(tmp_path: Path) -> None:
+    path = _cached(tmp_path)
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.raises(BadModel, match="outside its folder"):
+        load_model(path)
+
+
+def test_the_reason_of_an_unreadable_file_is_the_first_one(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]>\ng (float[2] x) => (float[2] y) { y = Neg (x) y = Abs (x) }'
+    )
+    (tmp_path / "twice.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(BadModel, match="'y'") as refused:
+        load_model(tmp_path / "twice.onnx")
+    assert "_deserialize_graph" not in refused.value.message
+
+
+def test_a_function_that_calls_itself_is_refused(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18, "l" : 1]>\ng (float[2] x) => (float[2] y) { y = l.f (x) }\n'
+        '<domain: "l", opset_import: ["" : 18, "l" : 1]> f (a) => (b) { b = l.f (a) }'
+    )
+    (tmp_path / "circle.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(BadModel, match="call themselves, without an end: f -> f"):
+        load_model(tmp_path / "circle.onnx")

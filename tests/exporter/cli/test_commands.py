@@ -217,6 +217,18 @@ def test_inspect_a_model_and_artifacts(built: Path, files: dict[str, Path]) -> N
     assert "Conv" in run("inspect", files["model"]).output
 
 
+def test_inspect_tells_an_unknown_rank_from_a_number(tmp_path: Path) -> None:
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 18]>\ng (float x, float z) => (float y) { y = Add (x, z) }'
+    )
+    model.graph.inputs[1].shape = None
+    ir.save(model, tmp_path / "m.onnx")
+    lines = run("inspect", tmp_path / "m.onnx").output.splitlines()
+    assert "input     x: float32[]" in lines
+    assert "input     z: float32, of any rank" in lines
+    assert json.loads(run("inspect", tmp_path / "m.onnx", "--json").stdout)["unranked"] == ["z"]
+
+
 def test_optimize_prints_what_it_did(files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "optimized.onnx"
     done = run("optimize", files["model"], "-o", out, "--check", "--why")

@@ -16,6 +16,7 @@ from passes.errors import ArtifactRefused, BuildFailed, CannotRun, MissingDepend
 from targets.base import Artifact, BuildOptions
 from targets.manifest import hashes_of, read_manifest, write_manifest
 from targets.onnxruntime import session as session_module
+from targets.onnxruntime.blockers import cause_from_error
 from targets.onnxruntime.session import open_session
 from targets.onnxruntime.settings import Settings, session_options, settings_from_text
 from targets.onnxruntime.target import OnnxRuntimeTarget
@@ -142,7 +143,7 @@ def test_fp16_says_what_a_cpu_does_with_it(tmp_path: Path):
 
 def test_blockers_name_types_and_opsets_and_nodes_with_their_source_line():
     model = model_from(
-        """g (double[n, 3, 4, 4] x, double[2, 3, 1, 1] w, string[n] s) => (double[n, 2, 4, 4] y, string[n] t) {
+        """g (double[n, 3, 4, 4] x, double[2, 3, 1, 1] w, complex64[n] s) => (double[n, 2, 4, 4] y, complex64[n] t) {
             y = Conv(x, w)
             t = Identity(s)
         }""",
@@ -152,11 +153,49 @@ def test_blockers_name_types_and_opsets_and_nodes_with_their_source_line():
     model.graph[0].metadata_props["graphwright.source_line"] = "net.py:7"
     blockers = {blocker.node: blocker for blocker in TARGET.blockers(model, BuildOptions())}
     assert set(blockers) == {"s", "t", "in_double"}
+    assert blockers["s"].reason == "complex64 cannot be passed here"
     assert blockers["in_double"].operator == "Conv"
     assert blockers["in_double"].source_line == "net.py:7"
     assert "Could not find an implementation for Conv" in blockers["in_double"].reason
-    newer = model_from("g (float[n] x) => (float[n] y) { y = Relu(x) }", opset=99)
-    assert "opset" in {blocker.operator for blocker in TARGET.blockers(newer, BuildOptions())}
+    newer = model_from("g (float[n] x) => (float[n] y) { a = Relu(x) y = Neg(a) }", opset=99)
+    assert [blocker.operator for blocker in TARGET.blockers(newer, BuildOptions())] == ["opset"]  # not one a node
+
+
+def test_an_input_without_a_type_is_said_to_have_none():
+    model = model_from("g (float[n] x) => (float[n] y) { y = Relu(x) }")
+    model.graph.inputs[0].type = None
+    reasons = {blocker.node: blocker.reason for blocker in TARGET.blockers(model, BuildOptions())}
+    assert reasons["x"] == "the model does not state its type"
+
+
+def test_text_goes_in_and_out(tmp_path):
+    model = model_from("g (string[n] s, int64 k) => (string[n] t, int64 l) { t = Identity(s) l = Neg(k) }", opset=21)
+    assert TARGET.blockers(model, BuildOptions()) == ()
+    artifact = TARGET.build(model, tmp_path, BuildOptions())
+    assert [spec.dtype for spec in artifact.manifest.inputs] == ["string", "int64"]
+    for text in (np.array(["one", "zwei"]), np.array(["one", "zwei"], dtype=object)):
+        with TARGET.open(artifact) as run:
+            outputs = run({"s": text, "k": np.array(3)})
+        assert outputs["t"].dtype.kind == "U"
+        assert outputs["t"].tolist() == ["one", "zwei"]
+    with TARGET.open(artifact) as run, pytest.raises(UsageError, match="has dtype int64, not string"):
+        run({"s": np.array([1]), "k": np.array(3)})
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/core/graph/model_load_utils.h:46 void "
+            "onnxruntime::model_load_utils::ValidateOpsetForDomain(const std::unordered_map<std::string, int>&, "
+            "const onnxruntime::logging::Logger&, bool, const string&, int) ONNX Runtime only supports opset 26",
+            "ONNX Runtime only supports opset 26",
+        ),
+        ("[ONNXRuntimeError] : 1 : FAIL : /a/b/model.cc:256 unsupported IR", "model.cc:256 unsupported IR"),
+    ],
+)
+def test_the_runtime_s_own_source_is_left_out_of_its_message(said: str, left: str):
+    assert cause_from_error(RuntimeError(said)) == left
 
 
 def test_blockers_look_into_subgraphs_and_functions():

@@ -303,6 +303,13 @@ def test_types_and_opsets_that_do_not_fit_are_blockers():
     assert {"input", "output", "opset"} <= blockers
 
 
+def test_a_type_that_the_front_end_stops_at_is_blocked_without_a_path_of_ours():
+    model = model_from("g (complex64[2] x) => (complex64[2] y) { y = Identity (x) }")
+    blockers = TARGET.blockers(model, BuildOptions())
+    assert ("x", "complex64 cannot be passed here") in {(blocker.node, blocker.reason) for blocker in blockers}
+    assert not any("worker.py" in blocker.reason for blocker in blockers)
+
+
 def test_a_graph_that_is_not_converted_fails_with_the_cause(tmp_path: Path):
     model = model_from("g (float[2, 3] x, float[4, 5] w) => (float[2, 5] y) { y = MatMul(x, w) }")
     with pytest.raises(BuildFailed, match="OpenVINO does not convert") as failed:

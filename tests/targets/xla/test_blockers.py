@@ -57,6 +57,15 @@ def test_names_an_operator_inside_a_branch():
     assert ("NoSuchOperator", "inner") in found
 
 
+def test_an_input_without_a_type_is_said_to_have_none():
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 20]>\ng (float[2] x) => (float[2] y) { y = Neg (x) }'
+    )
+    model.graph.inputs[0].type = None
+    (blocker,) = XlaTarget().blockers(model, BuildOptions())
+    assert blocker.reason == "the model does not state its type"
+
+
 def test_refuses_strings_and_sequences():
     assert ("Input", "x") in blockers("g (string[n] x) => (string[n] y) { y = Identity(x) }")
     assert ("Input", "x") in blockers("g (seq(float[n]) x, int64 i) => (float[n] y) { y = SequenceAt(x, i) }")
