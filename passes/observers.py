@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passes.errors import PassBroken, UsageError
+from passes.schema_fit import misfits
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -99,6 +100,9 @@ class Dump(Observer):
 class CheckStructure(Observer):
     """Run the ONNX checker before and after each pass that changed the graph; names the pass that broke it.
 
+    Nodes are compared with the definitions of their operators besides, see `passes.schema_fit`: the checker looks at
+    neither the types of inputs nor, in all cases, whether the opset has the operator.
+
     replay: the text of the whole pipeline, for the message. input_problem: what was invalid before any pass. The
     checker tells of one problem only, so a graph that began with one is not judged until a pass has mended it.
     """
@@ -107,17 +111,23 @@ class CheckStructure(Observer):
     input_problem: str = ""
     _applied: int = field(default=0, repr=False)
     _is_valid: bool | None = field(default=None, repr=False)
+    _known: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
 
     def before(self, step: Pass, model: ir.Model) -> None:
         if self._is_valid is None:
             error = _structure_error(model)
             self._is_valid = error is None
+            self._known = frozenset((found.op_type, found.reason) for found in misfits(model))
             self.input_problem = "" if error is None else " ".join(str(error).split())[:300]
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         if not result.applied:
             return
         self._applied += len(result.applied)
+        unfit = next((found for found in misfits(model) if (found.op_type, found.reason) not in self._known), None)
+        if unfit is not None:
+            hint = replay_hint(self.replay, self._applied)
+            raise PassBroken(f"The pass '{step}' left an invalid graph: {unfit}", hint=hint)
         error = _structure_error(model)
         if error is not None and self._is_valid:
             hint = replay_hint(self.replay, self._applied)
