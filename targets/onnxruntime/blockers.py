@@ -160,7 +160,7 @@ def cause_from_error(error: Exception) -> str:
     text = " ".join(str(error).split())
     while (stripped := _NOISE.sub("", text)) != text:
         text = stripped
-    return text
+    return text.strip()
 
 
 def _loads(model: ir.Model, settings: Settings) -> bool:
