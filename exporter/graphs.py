@@ -1,4 +1,4 @@
-"""The graphs that all artifacts share: traced, optimized, and the ranges that int8 is scaled by."""
+"""The graphs that all artifacts share: traced, optimized, and the ranges that low precisions go by."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.graph_stage import graph_accuracy
 from exporter.jobs import Job
 from exporter.optimization import run_pipeline
 from exporter.original import Original
-from exporter.precisions import need_calibration
+from exporter.precisions import use_calibration
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.results import Attempt, PipelineReport, StageAccuracy
@@ -32,7 +32,7 @@ MODEL_FILE = "model.onnx"
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """`optimized` is loaded from `MODEL_FILE`, its weights memory-mapped; `ranges` is empty without int8."""
+    """`optimized` is loaded from `MODEL_FILE`, its weights memory-mapped; `ranges` may be empty."""
 
     optimized: ir.Model
     attempts: tuple[Attempt, ...]
@@ -46,7 +46,7 @@ class Graphs:
 def make_graphs(
     recipe: Recipe, original: Original, jobs: Sequence[Job], *, staging: Path, work: Path, progress: Progress
 ) -> Graphs:
-    """Return the traced and optimized graph, each compared with the original, and calibrated ranges if a job is int8.
+    """Return the traced and optimized graph, each compared with the original, and ranges where samples and a use are.
 
     Raises TraceFailed when no strategy can trace the source, PassBroken when a pass fails.
     """
@@ -69,7 +69,7 @@ def make_graphs(
 
     ranges: Mapping[str, ActivationRange] = {}
     notes: tuple[str, ...] = ()
-    if original.calibration is not None and need_calibration(job.options.precision for job in jobs):
+    if original.calibration is not None and use_calibration(job.options.precision for job in jobs):
         from passes.quantize.calibrate import calibrate
 
         started = time.perf_counter()

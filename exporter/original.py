@@ -13,7 +13,7 @@ from exporter.evaluation.padding import Padding, padding_of
 from exporter.evaluation.references import ReferenceOutputs, record_references
 from exporter.evaluation.tolerance import UserGate
 from exporter.jobs import user_gates
-from exporter.precisions import need_calibration
+from exporter.precisions import need_calibration, use_calibration
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
@@ -27,7 +27,8 @@ from targets.base import PRECISIONS, DimRange, Precision, TensorSpec
 class Original:
     """All that artifacts are made from and compared with.
 
-    references: held-out samples and the original's outputs, on disk. calibration: None where int8 isn't asked for.
+    references: held-out samples and the original's outputs, on disk. calibration: None where there is none, or
+    only fp32 is asked for.
     precision: what the original's own outputs are rounded to; nothing can be judged more finely than that.
     """
 
@@ -49,15 +50,15 @@ def read_original(
 ) -> Original:
     """Return the source with its samples checked and its reference outputs recorded.
 
-    Raises UsageError for a source or samples that don't fit, and when int8 is asked for without calibration samples.
+    Raises UsageError for a source or samples that don't fit, and when int8 or fp8 has no calibration samples.
     """
     gates = user_gates(recipe) if gates is None else gates
     progress.stage("load the original")
-    wants_ranges = need_calibration(recipe.precisions)
-    if wants_ranges and recipe.calibration is None:
+    if recipe.calibration is None and need_calibration(recipe.precisions):
         raise missing_calibration_error()
+    is_used = use_calibration(recipe.precisions)
     given = load_samples(recipe.samples) if recipe.samples is not None else None
-    calibration = load_samples(recipe.calibration) if wants_ranges and recipe.calibration is not None else None
+    calibration = load_samples(recipe.calibration) if is_used and recipe.calibration is not None else None
     source = open_source(recipe.source, samples=given)
     inputs = source.inputs()
     _check_mask(recipe.padding_mask, inputs)
@@ -66,7 +67,7 @@ def read_original(
     calibration = calibration.fitting(inputs) if calibration is not None else None
     notes = [] if given is not None else ["Verified on the source's own example only: give --samples for more."]
     if calibration is not None and recipe.calibration == recipe.samples:
-        notes.append("Calibration and held-out samples are the same: the int8 accuracy is optimistic.")
+        notes.append("Calibration and held-out samples are the same: the accuracy of low precisions is optimistic.")
     example = source.example()
     traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()
     varied = vary_batches(held_out, inputs, dims=recipe.dims, traced=traced)

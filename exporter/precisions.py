@@ -13,22 +13,26 @@ class Making:
     """How a graph gets its precision.
 
     passes: their text; "" where nothing changes. needs_calibration: they read ranges, so samples must be given.
+    takes_calibration: they read ranges where there are samples, and do without.
     verb: how reports call the stage.
     """
 
     passes: str
     needs_calibration: bool = False
+    takes_calibration: bool = False
     verb: str = "convert"
 
 
 MAKINGS: Mapping[str, Making] = MappingProxyType(
     {
         "fp32": Making(""),
-        "fp16": Making("convert-fp16"),
-        "bf16": Making("convert-bf16"),
+        "fp16": Making("convert-fp16", takes_calibration=True),
+        "bf16": Making("convert-bf16", takes_calibration=True),
         "int8-weight-only": Making("quantize-weights{bits=8}", verb="quantize"),
         "int4-weight-only": Making("quantize-weights", verb="quantize"),
         "int8": Making("quantize-static", needs_calibration=True, verb="quantize"),
+        "int8-dynamic": Making("quantize-dynamic", takes_calibration=True, verb="quantize"),
+        "fp8": Making("quantize-fp8", needs_calibration=True, verb="quantize"),
     }
 )
 """One line for each of targets.base.PRECISIONS. The recipe's `quantize` replaces the text of "int8", and its `weights`
@@ -41,3 +45,12 @@ AUTO: Final = "auto"
 def need_calibration(precisions: Iterable[str]) -> bool:
     """Return whether any of the precisions is scaled by calibrated ranges, or chosen by what they give."""
     return any(precision == AUTO or MAKINGS[precision].needs_calibration for precision in precisions)
+
+
+def use_calibration(precisions: Iterable[str]) -> bool:
+    """Return whether calibrated ranges would be of use to any of the precisions."""
+    return any(precision == AUTO or _is_better_calibrated(MAKINGS[precision]) for precision in precisions)
+
+
+def _is_better_calibrated(making: Making) -> bool:
+    return making.needs_calibration or making.takes_calibration

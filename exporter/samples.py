@@ -120,9 +120,9 @@ def dims_from_samples(inputs: Sequence[TensorSpec], samples: Iterable[Feeds]) ->
 
 
 def missing_calibration_error() -> UsageError:
-    """Return the error for int8 without calibration data; random data is never taken in its place."""
+    """Return the error for int8 or fp8 without calibration data; random data is never taken in its place."""
     return UsageError(
-        "int8 needs calibration data, and none was given.",
+        "int8 and fp8 need calibration data, and none was given.",
         hint=f"Give some with --calibration: 50 to 500 real inputs, other ones than --samples.\n{FORMS}",
     )
 

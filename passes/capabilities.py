@@ -62,7 +62,8 @@ class Capabilities:
     kernels: "Op" or "domain::Op" names with a kernel; None means the whole standard operator set up to `opset_limit`.
     withheld: kernels that the runtime has and that are left out of `kernels` since they do not pay, and why.
     kernel_types: for some of them, the types of the operator's data ("FLOAT", "FLOAT16") that the kernel takes.
-    precisions: the precisions it computes in, of "fp32", "fp16", "bf16", "int8", "fp8".
+    precisions: the precisions it computes in, of "fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic".
+    fp8_operators: operators that it multiplies in fp8 e4m3 between DequantizeLinear and the weight's.
     weight_only: which weights it keeps as integers for "int8-weight-only" and "int4-weight-only".
     typed_precisions: the ones that the graph's own types must carry; for the others the runtime is told at build time.
     """
@@ -76,6 +77,7 @@ class Capabilities:
     dynamic_shapes: bool = True
     quantization: QuantizationSupport = field(default_factory=QuantizationSupport)
     weight_only: WeightOnlySupport = field(default_factory=WeightOnlySupport)
+    fp8_operators: frozenset[str] = frozenset()
     kernel_types: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
     withheld: Mapping[str, str] = field(default_factory=dict, hash=False)
 

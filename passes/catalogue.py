@@ -57,6 +57,8 @@ _PLACES = {
     "pack-gate-up": "passes.fusion.pack_gate_up:PackGateUp",
     "pack-qkv": "passes.fusion.pack_qkv:PackQkv",
     "push-transposes": "passes.cleanup.push_transposes:PushTransposes",
+    "quantize-dynamic": "passes.quantize.dynamic:QuantizeDynamic",
+    "quantize-fp8": "passes.quantize.fp8:QuantizeFp8",
     "quantize-static": "passes.quantize.static:QuantizeStatic",
     "quantize-weights": "passes.quantize.weight_only.quantize_weights:QuantizeWeights",
     "remove-identities": "passes.cleanup.remove_identities:RemoveIdentities",

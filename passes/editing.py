@@ -117,6 +117,16 @@ class Editor:
                 continue
             pending.extend(remove_node(dead))
 
+    def drop_constant(self, value: ir.Value) -> None:
+        """Remove an initializer, or the Constant that makes `value`, if nothing reads it."""
+        if value.uses() or value.is_graph_output() or value.is_graph_input():
+            return
+        producer, graph = value.producer(), value.graph
+        if producer is not None:
+            self.drop(producer)
+        elif graph is not None and value.name in graph.initializers:
+            del graph.initializers[str(value.name)]
+
 
 def _names_in(model: ir.Model) -> set[str]:
     names = {""}

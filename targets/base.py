@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Arithmetic = Literal["int8", "float", "conversion"]
 """What an operator computes in; a conversion goes from float to 8-bit integers or back."""
 
-Precision = Literal["fp32", "fp16", "bf16", "int8-weight-only", "int8", "int4-weight-only"]
+Precision = Literal["fp32", "fp16", "bf16", "int8-weight-only", "int8", "int8-dynamic", "fp8", "int4-weight-only"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Dim = int | str | None

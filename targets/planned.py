@@ -16,6 +16,13 @@ _PRODUCTS = {
     **{("", name): 3 for name in ("LSTM", "GRU")},
     **{("com.microsoft", name): 2 for name in ("FusedConv", "FusedGemm", "FusedMatMul")},
 }
+# Operators that multiply integers by what they are.
+_INTEGER_PRODUCTS = frozenset(
+    {
+        *(("", name) for name in ("MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv")),
+        *(("com.microsoft", name) for name in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM")),
+    }
+)
 # Operators that multiply too, and whose int8 no graph asks for by Q/DQ.
 _FLOAT_PRODUCTS = frozenset(
     {("", "Attention"), ("com.microsoft", "Attention"), ("com.microsoft", "MultiHeadAttention")}
@@ -47,7 +54,8 @@ def product_aliases(model: ir.Model) -> dict[str, tuple[str, ...]]:
 
     Those are its own, its output's, and those of the elementwise nodes that alone read it, one after another.
     """
-    nodes = (node for node in model.graph.all_nodes() if _kind(node) in _PRODUCTS or _kind(node) in _FLOAT_PRODUCTS)
+    named = {*_PRODUCTS, *_FLOAT_PRODUCTS, *_INTEGER_PRODUCTS}
+    nodes = (node for node in model.graph.all_nodes() if _kind(node) in named)
     return {node_label(node): tuple(_aliases(node)) for node in nodes}
 
 
@@ -65,7 +73,7 @@ def _aliases(node: ir.Node) -> Iterator[str]:
 
 
 def planned_int8(model: ir.Model) -> tuple[str, ...]:
-    """Return the names of the products (Conv, MatMul, ...) whose data and weights both come from 8-bit integers.
+    """Return the names of the products (Conv, MatMul, MatMulInteger, ...) whose data and weights are 8-bit integers.
 
     A product with only its weights dequantized (weight-only compression) computes in float and is not among them.
     """
@@ -79,7 +87,7 @@ def nodes_by_label(model: ir.Model, names: Iterable[str]) -> dict[str, ir.Node]:
 
 
 def _products(model: ir.Model) -> Iterator[ir.Node]:
-    return (node for node in model.graph.all_nodes() if _kind(node) in _PRODUCTS)
+    return (node for node in model.graph.all_nodes() if _kind(node) in _PRODUCTS or _kind(node) in _INTEGER_PRODUCTS)
 
 
 def _kind(node: ir.Node) -> tuple[str, str]:
@@ -87,6 +95,8 @@ def _kind(node: ir.Node) -> tuple[str, str]:
 
 
 def _is_planned(node: ir.Node) -> bool:
+    if _kind(node) in _INTEGER_PRODUCTS:
+        return True
     operands = node.inputs[: _PRODUCTS[_kind(node)]]
     return all(value is not None and _is_dequantized(value) for value in operands)
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from exporter.recipe import Recipe
 
 
-_PRECISIONS = "fp32, fp16, bf16, int8, int8-weight-only, int4-weight-only; may be repeated or a,b."
+_PRECISIONS = "fp32, fp16, bf16, fp8, int8, int8-dynamic, int8-weight-only, int4-weight-only; may be repeated or a,b."
 
 
 @click.command(name="build")
 @click.argument("source", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option("--samples", help="Held-out inputs: an .npz, a folder of them, or file.py:function yielding dicts.")
-@click.option("--calibration", help="Inputs to calibrate int8 with; same forms, other data than --samples.")
+@click.option("--calibration", help="Inputs to calibrate int8 and fp8 with; same forms, other data than --samples.")
 @click.option("--target", "targets", multiple=True, help="name or name:key=value,...  May be repeated.")
 @click.option("--precision", "precisions", multiple=True, help=_PRECISIONS)
 @click.option("--gate", "gates", multiple=True, help="name=value, int8:name=value or TARGET:name=value; repeatable.")

@@ -27,7 +27,8 @@ _FEEDABLE = frozenset(
     | {"uint8", "uint16", "uint32", "uint64"}
 )
 _PRECISION_REASONS: dict[str, str] = {
-    "bf16": "ONNX Runtime's CPU provider has bfloat16 kernels for a few operators only, none of them Conv or MatMul"
+    "bf16": "ONNX Runtime's CPU provider has bfloat16 kernels for a few operators only, none of them Conv or MatMul",
+    "fp8": "ONNX Runtime's CPU provider converts from and to float8 and multiplies nothing in it",
 }
 _UNKNOWN = "ONNX Runtime knows no operator of this name and domain"
 _NOISE = re.compile(

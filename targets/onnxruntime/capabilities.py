@@ -14,8 +14,8 @@ OPSET_LIMIT = 26
 _MEASURED = "CPUExecutionProvider"
 
 # bfloat16 has kernels for a handful of operators only (no Conv, MatMul, Gemm): a bf16 graph does not load.
-PRECISIONS = frozenset({"fp32", "fp16", "int8"}) | WEIGHT_ONLY
-TYPED_PRECISIONS = frozenset({"int8", "fp16", "bf16"}) | WEIGHT_ONLY
+PRECISIONS = frozenset({"fp32", "fp16", "int8", "int8-dynamic"}) | WEIGHT_ONLY
+TYPED_PRECISIONS = frozenset({"int8", "int8-dynamic", "fp16", "bf16"}) | WEIGHT_ONLY
 
 # Kernels that are right but slower than the standard operators that they would replace, with what was seen on one
 # thread of a Zen 4 (runtime 1.32). Gelu, LayerNormalization, RMSNormalization, RotaryEmbedding and Attention stay

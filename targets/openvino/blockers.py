@@ -25,19 +25,28 @@ _FEEDABLE = frozenset(
 )
 
 
-def find_blockers(model: ir.Model, settings: Settings, *, time_limit_s: float) -> tuple[Blocker, ...]:
+_PRECISION_REASONS: dict[str, str] = {
+    "fp8": "OpenVINO multiplies nothing in float8 on this device: it reads such weights as another float type",
+    "int8-dynamic": "OpenVINO has no kernel of DynamicQuantizeLinear with MatMulInteger; its own dynamic quantization "
+    "is for compressed weights",
+}
+
+
+def find_blockers(model: ir.Model, settings: Settings, *, precision: str, time_limit_s: float) -> tuple[Blocker, ...]:
     """Return every reason: the device's arithmetic, the opset, types of inputs and outputs, then operators."""
     with as_onnx_file(model) as path:
         answer = run_isolated("targets.openvino.worker:examine", {"source": str(path)}, time_limit_s=time_limit_s)
     return (
-        *_precision_blockers(settings),
+        *_precision_blockers(settings, precision),
         *_opset_blockers(model),
         *_type_blockers(model),
         *_operator_blockers(model, answer),
     )
 
 
-def _precision_blockers(settings: Settings) -> Iterator[Blocker]:
+def _precision_blockers(settings: Settings, precision: str) -> Iterator[Blocker]:
+    if precision in _PRECISION_REASONS:
+        yield Blocker(node=precision, operator="precision", reason=_PRECISION_REASONS[precision])
     offered = optimizations_of(settings.device)
     if offered and CAPABILITY_OF_HINT[settings.hint] not in offered:
         reason = f"OpenVINO's {settings.device} device here has no {settings.hint} arithmetic, and would take another"

@@ -98,7 +98,7 @@ class OpenVinoTarget:
         from targets.openvino.blockers import find_blockers
 
         load_openvino()
-        return find_blockers(model, _settings(options), time_limit_s=options.time_limit_s)
+        return find_blockers(model, _settings(options), precision=options.precision, time_limit_s=options.time_limit_s)
 
     def build(self, model: ir.Model, out: Path, options: BuildOptions) -> Artifact:
         from targets.openvino.build import build_artifact

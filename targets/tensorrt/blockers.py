@@ -50,6 +50,9 @@ def precision_blockers(model: ir.Model, precision: str) -> Iterator[Blocker]:
     """
     if precision == "fp32" or precision in WEIGHT_ONLY:
         return
+    if precision == "int8-dynamic":
+        yield Blocker("(model)", precision, "TensorRT takes no DynamicQuantizeLinear and no MatMulInteger: use int8")
+        return
     counts = planned_precisions(model)["by_operator"]
     found = sorted({kind for kinds in counts.values() for kind in kinds})
     if found and precision not in found:

@@ -128,6 +128,8 @@ _QUANTIZATION = QuantizationSupport(
     activation_matmul=False,
 )
 
+_FP8_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
+
 
 _WEIGHT_ONLY_SUPPORT = WeightOnlySupport(bits=frozenset({4, 8}), embedding_bits=frozenset(), zero_points=False)
 """Zero points must be 0."""
@@ -142,8 +144,9 @@ def capabilities_for(architectures: Collection[int]) -> Capabilities:
         kernels=KERNELS,
         precisions=reduce(frozenset.__and__, tables),
         # TensorRT 11 is strongly typed only: no builder flag lowers a precision.
-        typed_precisions=frozenset({"fp32", "fp16", "bf16", "int8"}) | WEIGHT_ONLY,
+        typed_precisions=frozenset({"fp32", "fp16", "bf16", "fp8", "int8"}) | WEIGHT_ONLY,
         dynamic_shapes=True,
         quantization=_QUANTIZATION,
         weight_only=_WEIGHT_ONLY_SUPPORT,
+        fp8_operators=_FP8_OPERATORS,
     )

@@ -24,7 +24,7 @@ def blockers_of(model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
 
     The trace goes on past a node that fails; what depends on its outputs is left out, since the cause is listed.
     """
-    found = [*_input_blockers(model), *_operator_blockers(model)]
+    found = [*_precision_blockers(options), *_input_blockers(model), *_operator_blockers(model)]
     if any(blocker.operator == "Input" for blocker in found):
         return tuple(found)
     load_jax()
@@ -32,6 +32,17 @@ def blockers_of(model: ir.Model, options: BuildOptions) -> tuple[Blocker, ...]:
     traced = signature_of(model, settings_from(options), options).blockers
     listed = {blocker.node for blocker in found}
     return (*found, *(blocker for blocker in traced if blocker.node not in listed))
+
+
+_PRECISION_REASONS = {
+    "fp8": "the lowering to XLA turns float8 into float32 before it multiplies: fp8 would be no faster than fp32",
+    "int8-dynamic": "XLA has no fused kernel that quantizes an input by its own extremes: int8 is faster there",
+}
+
+
+def _precision_blockers(options: BuildOptions) -> list[Blocker]:
+    reason = _PRECISION_REASONS.get(options.precision)
+    return [] if reason is None else [Blocker(options.precision, "precision", reason)]
 
 
 def _input_blockers(model: ir.Model) -> list[Blocker]:

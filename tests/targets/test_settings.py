@@ -39,5 +39,5 @@ def test_label_names_what_is_not_default():
 
 def test_refuses_an_unknown_precision():
     check_precision("t", "bf16")
-    with pytest.raises(UsageError, match="no precision 'fp8'"):
-        check_precision("t", "fp8")
+    with pytest.raises(UsageError, match="no precision 'fp7'"):
+        check_precision("t", "fp7")

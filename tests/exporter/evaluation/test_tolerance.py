@@ -131,7 +131,9 @@ def test_the_documented_table_is_the_one_that_holds():
         "fp32 artifact": "fp32",
         "fp16": "fp16",
         "bf16": "bf16",
+        "fp8": "fp8",
         "int8": "int8",
+        "int8-dynamic": "int8-dynamic",
     }
     for title, row in rows.items():
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {title} |")]

@@ -1,0 +1,89 @@
+"""Dynamic int8: products whose activations get their scale at run time, from the data itself, without calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from passes.base import Context, Pass, PassResult, Recorder
+from passes.editing import Editor
+from passes.quantize.dynamic_product import DynamicProduct, ProductWriter, product_of, smoothing_of
+from passes.quantize.dynamic_recurrent import quantize_lstm
+from passes.quantize.scheme import Granularity
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+LEAST_COLUMNS = 16
+"""Fewer columns of weights than this, over all products of one activation, don't pay for quantizing it."""
+
+_PRODUCTS = frozenset({"MatMul", "Gemm"})
+
+
+@dataclass(frozen=True)
+class QuantizeDynamic(Pass):
+    """Multiply by int8 weights, with the activation quantized to uint8 at run time by its own extremes.
+
+    MatMul and Gemm with a constant right operand become com.microsoft DynamicQuantizeMatMul, or MatMulIntegerToFloat
+    where several read one activation, which is then quantized once; without these kernels, DynamicQuantizeLinear and
+    MatMulInteger. LSTM becomes com.microsoft DynamicQuantizeLSTM. No calibration is needed. An operator stays in float,
+    with the reason, when both operands are computed, the weight is tiny, not finite or the left operand, or there are
+    too few columns.
+    granularity: one weight scale a column, or one a tensor.
+    smooth: even out the channels of an activation, by its calibrated range, or by the scale and bias of the norm that
+    makes it (no data needed), where that lowers the estimated error.
+    correct_bias: take the mean shift that rounded weights cause off the bias, where the mean of the input is known.
+    least_recurrent_sqnr_db: an LSTM that measures less than this, alone on random data, stays in float.
+    """
+
+    name: ClassVar[str] = "quantize-dynamic"
+    optional: ClassVar[bool] = False
+
+    granularity: Granularity = "channel"
+    smooth: bool = True
+    correct_bias: bool = True
+    least_recurrent_sqnr_db: float = 25.0
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        """Quantize the main graph and every subgraph."""
+        recorder = context.recorder(self.name)
+        if any(value.dtype is None for graph in model.graphs() for node in graph for value in node.outputs):
+            from onnx_ir.passes.common import ShapeInferencePass
+
+            ShapeInferencePass()(model)
+        editor = Editor(model)
+        writer = ProductWriter(editor, context, self.granularity, correct_bias=self.correct_bias)
+        for graph in model.graphs():
+            for source, products in _groups(graph, recorder):
+                allowed = [product for product in products if recorder.may_apply(product.node, "int8 product")]
+                if allowed:
+                    smoothing = smoothing_of(source, allowed, context.ranges) if self.smooth else None
+                    writer.write(source, allowed, smoothing)
+            for node in list(graph):
+                if node.op_type == "LSTM" and node.domain in ("", "ai.onnx"):
+                    quantize_lstm(
+                        node, editor, context, recorder, self.granularity, least_sqnr_db=self.least_recurrent_sqnr_db
+                    )
+        return recorder.result()
+
+
+def _groups(graph: ir.Graph, recorder: Recorder) -> Iterator[tuple[ir.Value, list[DynamicProduct]]]:
+    """Yield each activation with the products of this graph that quantize it; records what stays in float."""
+    found: dict[ir.Value, list[DynamicProduct]] = {}
+    for node in graph:
+        if node.op_type not in _PRODUCTS or node.domain not in ("", "ai.onnx"):
+            continue
+        product = product_of(node)
+        if isinstance(product, str):
+            recorder.refuse(node, product, f"int8 {node.op_type}")
+        else:
+            found.setdefault(product.source, []).append(product)
+    for source, products in found.items():
+        columns = sum(product.columns for product in products)
+        if columns >= LEAST_COLUMNS:
+            yield source, products
+            continue
+        for product in products:
+            reason = f"{columns} columns of weights don't pay for quantizing '{source.name}'"
+            recorder.refuse(product.node, reason, f"int8 {product.node.op_type}")
