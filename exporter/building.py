@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from exporter.environment import describe_environment
 from exporter.findings import slower_quantized
 from exporter.graphs import MODEL_FILE, Graphs, make_graphs
-from exporter.jobs import planned_jobs
+from exporter.jobs import Job, planned_jobs
 from exporter.lowering import Lowered, lower
 from exporter.measuring import measure_all
 from exporter.original import Original, read_original
@@ -20,6 +21,8 @@ from exporter.recipe import Recipe, with_overrides
 from exporter.report import write_reports
 from exporter.report.progress import Progress, make_progress
 from exporter.results import BuildReport
+from exporter.search.ground import prepare
+from exporter.search.searching import search
 from exporter.staging import staged_folder
 from exporter.timing import timing_feeds
 
@@ -38,13 +41,34 @@ def build(source: str | Recipe, out: str | Path, *, progress: Progress | None = 
     with staged_folder(Path(out)) as staging, tempfile.TemporaryDirectory(prefix="graphwright-") as work, display:
         original = read_original(recipe, work=Path(work), progress=display)
         graphs = make_graphs(recipe, original, jobs, staging=staging, work=Path(work), progress=display)
-        lowered = [lower(job, graphs, original, staging=staging, work=Path(work), progress=display) for job in jobs]
+        lowered = _lowered(recipe, jobs, graphs, original, staging=staging, work=Path(work), progress=display)
         report = _report(recipe, original, graphs, lowered, out=Path(out), staging=staging, progress=display)
         report = replace(report, seconds={**report.seconds, "total": time.perf_counter() - started})
         finish_artifacts(report, lowered, dims=original.dims)
         write_build_manifest(report, staging)
         write_reports(report, staging)
     return report
+
+
+def _lowered(
+    recipe: Recipe,
+    jobs: Sequence[Job],
+    graphs: Graphs,
+    original: Original,
+    *,
+    staging: Path,
+    work: Path,
+    progress: Progress,
+) -> list[Lowered]:
+    """Return what came of each job; those whose precision is searched for share one split of the calibration data."""
+    place: dict[str, Any] = {"staging": staging, "work": work, "progress": progress}
+    ground = prepare(recipe, original, graphs, **place) if any(job.is_auto for job in jobs) else None
+    return [
+        lower(job, graphs, original, **place)
+        if ground is None or not job.is_auto
+        else search(recipe, job, ground, original, **place)
+        for job in jobs
+    ]
 
 
 def _report(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 from exporter.evaluation.gates import parse_gates
 from exporter.evaluation.tolerance import UserGate
-from exporter.precisions import MAKINGS
+from exporter.precisions import AUTO, MAKINGS
 from exporter.recipe import Recipe, TargetRequest
 from passes.capabilities import WEIGHT_ONLY
 from passes.errors import UsageError
@@ -15,23 +16,30 @@ from passes.parse import pipeline_from_text
 from passes.pipeline import Pipeline
 from passes.quantize.static import QuantizeStatic
 from passes.quantize.weight_only.quantize_weights import QuantizeWeights
-from targets.base import BuildOptions, DimRange, Target
+from targets.base import BuildOptions, DimRange, Precision, Target
 from targets.registry import get_target
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One artifact to be made; `quantize` and `weights` are texts of the passes that put integers into its graph."""
+    """One artifact to be made; `quantize` and `weights` are texts of the passes that put integers into its graph.
+
+    is_auto: the precision is searched for. `options` then holds the one that was found, fp32 before.
+    """
 
     request: TargetRequest
     target: Target
     options: BuildOptions
     quantize: str = QuantizeStatic.name
     weights: str = QuantizeWeights.name
+    is_auto: bool = False
 
     @property
     def label(self) -> str:
-        """The artifact's folder under its target's: "fp32", "sm89-int8"."""
+        """The artifact's folder under its target's: "fp32", "sm89-int8", "auto"."""
+        if self.is_auto:
+            asked = replace(self.options, precision=cast("Precision", AUTO), settings=self.request.settings)
+            return self.target.label(asked)
         return self.target.label(self.options)
 
     @property
@@ -78,13 +86,13 @@ def planned_jobs(recipe: Recipe) -> list[Job]:
         target = get_target(request.name)
         for precision in recipe.precisions:
             options = BuildOptions(
-                precision=precision,
+                precision="fp32" if precision == AUTO else precision,
                 settings=request.settings,
                 threads=recipe.thread_count,
                 time_limit_s=recipe.time_limit_s,
             )
             target.check(options)
-            job = Job(request, target, options, recipe.quantize, recipe.weights)
+            job = Job(request, target, options, recipe.quantize, recipe.weights, is_auto=precision == AUTO)
             if job.folder in jobs:
                 raise UsageError(
                     f"The targets '{jobs[job.folder].request}' and '{request}' would both be written to {job.folder}.",

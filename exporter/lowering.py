@@ -45,23 +45,23 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
     readiness = job.target.probe()
     if not readiness.can_build:
         reason = " ".join(filter(None, (readiness.reason, readiness.fix)))
-        return Lowered(job, _without_artifact(job, Verdict.NOT_RUN, ExitCode.NOT_RUN, reason))
+        return Lowered(job, without_artifact(job, Verdict.NOT_RUN, ExitCode.NOT_RUN, reason))
     folder = staging / job.folder
-    making = _Making(job, graphs)
+    making = ArtifactMaking(job, graphs)
     stages: tuple[StageAccuracy, ...] = ()
     try:
         progress.stage(f"lower to {job.title}")
         typed = making.typed()
         if typed is not graphs.optimized:
             stage = f"{MAKINGS[job.options.precision].verb} for {job.title}"
-            stages = (_graph_stage(job, typed, original, stage=stage, work=work, progress=progress),)
+            stages = (typed_stage(job, typed, original, stage=stage, work=work, progress=progress),)
         progress.stage(f"build {job.title}")
         legal = making.legal(typed)
         folder.mkdir(parents=True)
         artifact = making.artifact(legal, folder)
     except GraphwrightError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        return Lowered(job, _blocked(job, error), pipeline=making.pipeline, stages=stages)
+        return Lowered(job, blocked(job, error), pipeline=making.pipeline, stages=stages)
     finally:
         progress.done()
     accuracy = artifact_accuracy(
@@ -69,13 +69,13 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
     )
     if accuracy.verdict is Verdict.NOT_RUN:
         stage = f"lowered graph of {job.title}"
-        stages = (*stages, _graph_stage(job, legal, original, stage=stage, work=work, progress=progress))
-    report = _with_artifact(job, artifact, accuracy, making.seconds)
+        stages = (*stages, typed_stage(job, legal, original, stage=stage, work=work, progress=progress))
+    report = with_artifact(job, artifact, accuracy, making.seconds)
     return Lowered(job, report, artifact, making.pipeline, stages)
 
 
 @dataclass(slots=True)
-class _Making:
+class ArtifactMaking:
     """The steps from the optimized graph to the artifact, with what they cost; checking is not counted."""
 
     job: Job
@@ -124,11 +124,20 @@ class _Making:
 
 
 def artifact_accuracy(
-    artifact: Artifact, original: Original, *, title: str, precision: Precision, progress: Progress
+    artifact: Artifact,
+    original: Original,
+    *,
+    title: str,
+    precision: Precision,
+    progress: Progress,
+    judged_as: Precision | None = None,
 ) -> StageAccuracy:
-    """Return how an artifact does on the held-out samples; NOT_RUN with the reason when it can't be opened here."""
+    """Return how an artifact does on the held-out samples; NOT_RUN with the reason when it can't be opened here.
+
+    `judged_as` names the row of default gates where it is not that of `precision`.
+    """
     target = get_target(artifact.manifest.target)
-    row = judged_precision(original, precision)
+    row = judged_precision(original, judged_as or precision)
     gates = gates_for(row, stage=title, target=target.name, user_gates=original.gates)
     references = original.references
     if artifact.manifest.settings.get("shapes") == "fixed":  # as the user asked: batches of ours need not fit
@@ -154,7 +163,7 @@ def artifact_accuracy(
         progress.done()
 
 
-def _graph_stage(
+def typed_stage(
     job: Job, model: ir.Model, original: Original, *, stage: str, work: Path, progress: Progress
 ) -> StageAccuracy:
     row = judged_precision(original, job.options.precision)
@@ -164,7 +173,7 @@ def _graph_stage(
     )
 
 
-def _with_artifact(job: Job, artifact: Artifact, accuracy: StageAccuracy, seconds: float) -> ArtifactReport:
+def with_artifact(job: Job, artifact: Artifact, accuracy: StageAccuracy, seconds: float) -> ArtifactReport:
     return ArtifactReport(
         target=job.target.name,
         precision=job.options.precision,
@@ -180,14 +189,14 @@ def _with_artifact(job: Job, artifact: Artifact, accuracy: StageAccuracy, second
     )
 
 
-def _blocked(job: Job, error: GraphwrightError) -> ArtifactReport:
+def blocked(job: Job, error: GraphwrightError) -> ArtifactReport:
     blockers = tuple(map(str, error.blockers)) if isinstance(error, ModelBlocked) else ()
     reason = f"{job.target.name} cannot take this model: {len(blockers)} blocker(s)" if blockers else error.one_line
     verdict = Verdict.NOT_RUN if error.exit_code is ExitCode.NOT_RUN else Verdict.FAILED
-    return _without_artifact(job, verdict, error.exit_code, reason, blockers=blockers)
+    return without_artifact(job, verdict, error.exit_code, reason, blockers=blockers)
 
 
-def _without_artifact(
+def without_artifact(
     job: Job, verdict: Verdict, code: ExitCode, reason: str, *, blockers: tuple[str, ...] = ()
 ) -> ArtifactReport:
     return ArtifactReport(

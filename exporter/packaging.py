@@ -17,6 +17,7 @@ from exporter.lowering import Lowered
 from exporter.original import Original
 from exporter.recipe import Recipe
 from exporter.results import ArtifactReport, BuildReport, Gate, StageAccuracy, Verdict
+from exporter.search.margins import auto_gates
 from exporter.timing import EAGER, Speeds
 from passes.errors import ExitCode, worst
 from targets.base import DimRange
@@ -38,7 +39,8 @@ def judged(
     """
     report, job = lowered.report, lowered.job
     comparisons = speeds.artifacts.get(job.title, ())
-    specs = gates_for(job.options.precision, stage=job.title, target=job.target.name, user_gates=original.gates)
+    gates_given = auto_gates(original.gates) if job.is_auto else original.gates
+    specs = gates_for(job.options.precision, stage=job.title, target=job.target.name, user_gates=gates_given)
     slowest = min(
         (each for each in comparisons if each.baseline.label == EAGER), key=lambda each: each.ratio_low, default=None
     )

@@ -8,13 +8,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from passes.errors import UsageError
 from targets.base import PRECISIONS, DimRange, Precision
 
 if TYPE_CHECKING:
     from passes.quantize.range_methods import RangeMethod
+
+Requested = Precision | Literal["auto"]
 
 WAIVABLE = ("execution",)
 """Checks that may be waived beforehand: "execution" allows an artifact that has no device here to stay not run."""
@@ -48,13 +50,15 @@ class Recipe:
     padding_mask: the input [B, S] whose zeros mark padding, where outputs [B, S, ...] are not compared.
     threads: CPU threads for the original and every artifact; None takes what this process may use.
     speed_seconds: time budget of the interleaved measurement at one input shape; 0 measures nothing.
+    trials: candidates that a search for the precision "auto" builds and judges at most, for each target.
+    search_cache: where searches keep what they found; None takes graphwright's folder in the user's cache.
     """
 
     source: str
     samples: str | None = None
     calibration: str | None = None
     targets: tuple[TargetRequest, ...] = (TargetRequest("onnxruntime"),)
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[Requested, ...] = ("fp32",)
     pipeline: str | None = None
     quantize: str = "quantize-static"
     weights: str = "quantize-weights"
@@ -67,6 +71,8 @@ class Recipe:
     speed_seconds: float = 10.0
     baselines: bool = True
     time_limit_s: float = 1800.0
+    trials: int = 24
+    search_cache: str | None = None
 
     @property
     def thread_count(self) -> int:
@@ -109,14 +115,16 @@ def dim_from_text(text: str) -> tuple[str, DimRange]:
     return name.strip(), DimRange(least, usual, greatest)
 
 
-def precisions_from_texts(texts: Sequence[str]) -> tuple[Precision, ...]:
+def precisions_from_texts(texts: Sequence[str]) -> tuple[Requested, ...]:
     """Return the precisions that texts such as "fp32,int8" name, each once, in order."""
-    found: dict[Precision, None] = {}
+    known: tuple[Requested, ...] = (*PRECISIONS, "auto")
+    found: dict[Requested, None] = {}
     for text in ",".join(texts).split(","):
         name = text.strip()
-        if name not in PRECISIONS:
-            raise UsageError(f"There is no precision '{name}'.", hint=f"Precisions: {', '.join(PRECISIONS)}")
-        found[name] = None
+        match = next((each for each in known if each == name), None)
+        if match is None:
+            raise UsageError(f"There is no precision '{name}'.", hint=f"Precisions: {', '.join(known)}")
+        found[match] = None
     return tuple(found)
 
 
@@ -135,11 +143,11 @@ def recipe_from_toml(path: Path) -> Recipe:
         raise UsageError(f"The recipe {path} cannot be read: {error}") from error
     _check_keys(path, data)
     values: dict[str, Any] = {}
-    for key in ("source", "samples", "calibration"):
+    for key in ("source", "samples", "calibration", "search_cache"):
         if key in data:
             values[key] = relocated(_typed(path, data, key, str), path.parent)
     texts = ("pipeline", "quantize", "weights", "ranges", "padding_mask")
-    for key, kind in (*((key, str) for key in texts), ("threads", int), ("baselines", bool)):
+    for key, kind in (*((key, str) for key in texts), ("threads", int), ("trials", int), ("baselines", bool)):
         if key in data:
             values[key] = _typed(path, data, key, kind)
     for key in ("speed_seconds", "time_limit_s"):
@@ -178,6 +186,8 @@ def checked(recipe: Recipe) -> Recipe:
         raise UsageError(f"speed_seconds is {recipe.speed_seconds}; it must be a number of at least 0.")
     if not (math.isfinite(recipe.time_limit_s) and recipe.time_limit_s > 0):
         raise UsageError(f"time_limit_s is {recipe.time_limit_s}; it must be a number above 0.")
+    if recipe.trials < 1:
+        raise UsageError(f"trials is {recipe.trials}; it must be at least 1.")
     if recipe.ranges not in RANGE_METHODS:
         raise UsageError(f"There is no range method '{recipe.ranges}'.", hint=f"Methods: {', '.join(RANGE_METHODS)}")
     steps = pipeline_from_text(recipe.quantize).steps

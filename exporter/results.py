@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from exporter.search.findings import SearchReport
 from passes.base import PassResult
 from passes.check import CheckReport
 from passes.errors import ExitCode
@@ -128,7 +129,10 @@ class SpeedComparison:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactReport:
-    """One artifact: where it is, how accurate, how fast, how large, or why it is not there."""
+    """One artifact: where it is, how accurate, how fast, how large, or why it is not there.
+
+    search: how its precision was chosen; None where the user chose it.
+    """
 
     target: str
     precision: str
@@ -145,6 +149,7 @@ class ArtifactReport:
     waived: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     exit_code: ExitCode = ExitCode.OK
+    search: SearchReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

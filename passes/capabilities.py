@@ -66,6 +66,7 @@ class Capabilities:
     fp8_operators: operators that it multiplies in fp8 e4m3 between DequantizeLinear and the weight's.
     weight_only: which weights it keeps as integers for "int8-weight-only" and "int4-weight-only".
     typed_precisions: the ones that the graph's own types must carry; for the others the runtime is told at build time.
+    rest_settings: precision -> the target's settings with which what stays float in an int8 graph computes in it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Capabilities:
     kernels: frozenset[str] | None = None
     precisions: frozenset[str] = frozenset({"fp32"})
     typed_precisions: frozenset[str] = frozenset({"int8"}) | WEIGHT_ONLY
+    rest_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
     dynamic_shapes: bool = True
     quantization: QuantizationSupport = field(default_factory=QuantizationSupport)
     weight_only: WeightOnlySupport = field(default_factory=WeightOnlySupport)

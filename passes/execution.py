@@ -27,13 +27,18 @@ def run_model(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> Out
         return [run_session(session, feed) for feed in feeds]
 
 
-def open_session(model: ir.Model, folder: Path) -> Any:
-    """Return an inference session that maps weights where they lie; large ones in memory are put into `folder`."""
+def open_session(model: ir.Model, folder: Path, *, threads: int | None = None) -> Any:
+    """Return an inference session that maps weights where they lie; large ones in memory are put into `folder`.
+
+    None for `threads` leaves their number to the runtime.
+    """
     onnxruntime = require("onnxruntime", extra="test", need="Checking a graph")
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # a set that does not run is reported by us
+    if threads is not None:
+        options.intra_op_num_threads = threads
     options.add_session_config_entry("session.disable_prepacking", "1")  # it would copy the weights
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/")
     data = _referring_bytes(model, folder / "weights")

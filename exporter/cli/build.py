@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from exporter.recipe import Recipe
 
 
-_PRECISIONS = "fp32, fp16, bf16, fp8, int8, int8-dynamic, int8-weight-only, int4-weight-only; may be repeated or a,b."
+_PRECISIONS = "fp32, fp16, bf16, fp8, int8, int8-dynamic, int8-weight-only, int4-weight-only, auto; may be repeated or a,b."
 
 
 @click.command(name="build")
@@ -35,6 +35,10 @@ _PRECISIONS = "fp32, fp16, bf16, fp8, int8, int8-dynamic, int8-weight-only, int4
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for the original and every artifact.")
 @click.option("--speed-seconds", type=click.FloatRange(min=0), help="Time to measure at each input shape; 0: none.")
 @click.option("--baselines/--no-baselines", default=None, help="Also time torch.compile.  [default: on]")
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="Candidates that auto builds at most, a target.  [default: 24]"
+)
+@click.option("--search-cache", help="Folder in which auto keeps what it found, to go on from.")
 @click.option("--time-limit", "time_limit_s", type=click.FloatRange(min=1), help="Seconds for one artifact's builder.")
 @click.option("--recipe", "recipe_path", type=click.Path(path_type=Path), help="TOML file; flags override it.")
 @json_option

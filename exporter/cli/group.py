@@ -26,6 +26,7 @@ _COMMANDS = {
     "optimize": "Rewrite an ONNX file by passes.",
     "verify": "Check built artifacts against the original.",
     "bench": "Time built artifacts, side by side with the original.",
+    "sensitivity": "Show what each operator costs in accuracy when it alone is int8.",
     "inspect": "Show what a model or an artifact holds, and whether a target takes it.",
     "localize": "Find the single rewrite that breaks a graph.",
     "doctor": "Show which targets can build and run on this machine.",

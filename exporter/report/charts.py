@@ -72,7 +72,7 @@ class _Axis:
         return round(LABEL_WIDTH + share * _PLOT_WIDTH, 2)
 
     def ticks(self, unit: str) -> tuple[Tick, ...]:
-        step = _nice_step(self.greatest)
+        step = nice_step(self.greatest)
         count = math.floor(self.greatest / step + 1e-9)
         return tuple(Tick(self.x(index * step), f"{index * step:g}{unit}") for index in range(count + 1))
 
@@ -197,7 +197,7 @@ def _y(row: int) -> float:
     return 4 + row * ROW_HEIGHT
 
 
-def _nice_step(greatest: float) -> float:
+def nice_step(greatest: float) -> float:
     """Return the least of 1, 2, 5 times a power of ten that makes at most six steps."""
     if greatest <= 0:
         return 1.0
@@ -206,5 +206,5 @@ def _nice_step(greatest: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    step = _nice_step(value) / 2
+    step = nice_step(value) / 2
     return math.ceil(value / step - 1e-9) * step if value > 0 else 1.0

@@ -16,6 +16,7 @@ from exporter.report.charts import (
     latency_charts,
     size_chart,
 )
+from exporter.report.pareto import pareto_plot, trial_rows
 from exporter.report.summary import (
     all_gates,
     artifact_name,
@@ -56,6 +57,7 @@ def html_text(report: BuildReport) -> str:
                 "row": ROW_HEIGHT,
                 "axis": AXIS_HEIGHT,
             },
+            searches=_searches(report),
             failures=failures(report),
             omissions=omissions(report),
             stages=[(stage_row(stage), stage) for stage in _all_stages(report)],
@@ -65,6 +67,15 @@ def html_text(report: BuildReport) -> str:
             most_events=MOST_EVENTS,
         )
     )
+
+
+def _searches(report: BuildReport) -> list[Any]:
+    """Return each artifact whose precision was searched for, with the lines of its table and its plot."""
+    return [
+        (artifact, trial_rows(artifact.search), pareto_plot(artifact.search, "Accuracy against latency"))
+        for artifact in report.artifacts
+        if artifact.search is not None
+    ]
 
 
 def _all_stages(report: BuildReport) -> list[Any]:

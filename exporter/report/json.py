@@ -27,7 +27,7 @@ def report_to_document(report: BuildReport) -> dict[str, Any]:
     Numbers that JSON lacks are the strings "Infinity", "-Infinity" and "NaN"; verdicts are their words, exit codes
     their numbers.
     """
-    return {"schema_version": SCHEMA_VERSION, **_plain(report)}
+    return {"schema_version": SCHEMA_VERSION, **plain(report)}
 
 
 def schema() -> dict[str, Any]:
@@ -37,17 +37,18 @@ def schema() -> dict[str, Any]:
     return loaded
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
+    """Return dataclasses, enumerations and arrays as dicts, lists, strings and finite numbers."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted((_plain(item) for item in value), key=str)
+        return sorted((plain(item) for item in value), key=str)
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
@@ -55,7 +56,7 @@ def _plain(value: object) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else _non_finite_text(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return str(value)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from exporter.evaluation.fallbacks import fallback_texts
+from exporter.report.search import print_search
 from exporter.report.summary import (
     ArtifactRow,
     StageRow,
@@ -72,6 +73,8 @@ def _print(report: BuildReport, console: Console) -> None:
             console.print(Text(f"{artifact_name(artifact)}: {text}", style="dim"))
             for reason in fallback_texts(artifact.details["executed"]):
                 console.print(Text(f"  {printable(reason)}", style="dim"))
+        if artifact.search is not None:
+            print_search(artifact.search, artifact_name(artifact), console)
     _print_setting(report, console)
     for finding in report.findings:
         console.print(Text.assemble((f"{finding.kind.upper()}  ", STYLES[Verdict.NOT_RUN]), printable(finding.summary)))

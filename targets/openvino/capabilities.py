@@ -61,6 +61,7 @@ def device_capabilities(settings: Settings) -> Capabilities:
         precisions=frozenset(offered or {"fp32", "int8"}) | WEIGHT_ONLY,
         weight_only=WeightOnlySupport(embedding_blocks=False, negative_scales=True),
         typed_precisions=frozenset({"int8"}) | WEIGHT_ONLY,
+        rest_settings={"bf16": {"precision_hint": "bf16"}} if "bf16" in offered else {},
         quantization=replace(QUANTIZATION, weight_bits=7) if saturates else QUANTIZATION,
     )
 

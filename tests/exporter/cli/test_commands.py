@@ -13,8 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli import main
+from exporter.report.json import schema
+from exporter.report.schema import violations
 from passes.base import Context, Pass, PassResult
 from tests.support.onnx_sources import classifier, classifier_samples
+from tests.support.ruined_model import RUINED, ruined_model, ruined_samples
 
 
 def run(*arguments: object) -> Result:
@@ -358,3 +361,46 @@ def test_bench_tells_artifacts_of_two_builds_apart(built: Path, files: dict[str,
 def test_a_manifest_names_no_absolute_path(built: Path, files: dict[str, Path]) -> None:
     for path in built.rglob("manifest.json"):
         assert str(files["model"].parent) not in path.read_text()
+
+
+def test_sensitivity_lists_every_int8_operator(tmp_path: Path) -> None:
+    model = ruined_model(tmp_path / "model.onnx")
+    samples = ruined_samples(tmp_path / "samples", seed=1)
+    done = run("sensitivity", model, "--calibration", samples, "--target", "openvino", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["calibration_samples"] == 4
+    assert found["samples"] == 4
+    ranked = sorted(found["layers"], key=lambda layer: layer["sqnr_db"])
+    assert ranked[0]["name"] == RUINED
+    assert ranked[0]["sqnr_db"] < ranked[1]["sqnr_db"] - 10
+    assert sum(layer["share"] for layer in ranked) == pytest.approx(1)
+    plain = run("sensitivity", model, "--calibration", samples, "--samples", 1)
+    assert plain.exit_code == 0, plain.output
+    assert RUINED in plain.stdout
+    assert "1 samples run" in plain.stdout
+
+
+def test_sensitivity_without_samples_says_what_to_give(tmp_path: Path) -> None:
+    done = run("sensitivity", ruined_model(tmp_path / "model.onnx"))
+    assert done.exit_code == 2
+    assert "--calibration" in done.output
+
+
+def test_auto_is_built_reported_and_verified(tmp_path: Path) -> None:
+    model = ruined_model(tmp_path / "model.onnx")
+    held_out = ruined_samples(tmp_path / "held_out", seed=1, count=3)
+    done = run(
+        "build", model, "-o", tmp_path / "out", "--samples", held_out, "--precision", "auto", "--gate", "sqnr=25",
+        "--calibration", ruined_samples(tmp_path / "calibration", seed=2), "--search-cache", tmp_path / "cache",
+        "--trials", 12, "--speed-seconds", 0.1, "--no-baselines", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert violations(document, schema()) == []
+    search = document["artifacts"][0]["search"]
+    assert search["is_met"]
+    assert {trial["title"] for trial in search["trials"]} >= {"fp32", "int8"}
+    assert all(trial["latency_ms"] for trial in search["trials"] if trial["is_on_front"])
+    again = run("verify", tmp_path / "out", "--against", model, "--samples", held_out, "--gate", "sqnr=25")
+    assert again.exit_code == 0, again.output

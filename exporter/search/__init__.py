@@ -1,0 +1,1 @@
+"""Mixed precision: what each operator costs in accuracy, and the fastest mixture that meets the gates."""
