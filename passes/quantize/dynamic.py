@@ -10,6 +10,7 @@ from passes.base import Context, Pass, PassResult, Recorder
 from passes.editing import Editor
 from passes.quantize.dynamic_product import DynamicProduct, ProductWriter, product_of, smoothing_of
 from passes.quantize.dynamic_recurrent import quantize_lstm
+from passes.quantize.row_scales import has_loud_rows
 from passes.quantize.scheme import Granularity
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class QuantizeDynamic(Pass):
     granularity: one weight scale a column, or one a tensor.
     smooth: even out the channels of an activation, by its calibrated range, or by the scale and bias of the norm that
     makes it (no data needed), where that lowers the estimated error.
+    by_row: divide the rows of what an activation function makes by their peaks first, so that a loud token leaves the
+    others their codes; such values are not evened out by channel.
     correct_bias: take the mean shift that rounded weights cause off the bias, where the mean of the input is known.
     least_recurrent_sqnr_db: an LSTM that measures less than this, alone on random data, stays in float.
     """
@@ -42,6 +45,7 @@ class QuantizeDynamic(Pass):
 
     granularity: Granularity = "channel"
     smooth: bool = True
+    by_row: bool = True
     correct_bias: bool = True
     least_recurrent_sqnr_db: float = 25.0
 
@@ -53,12 +57,14 @@ class QuantizeDynamic(Pass):
 
             ShapeInferencePass()(model)
         editor = Editor(model)
-        writer = ProductWriter(editor, context, self.granularity, correct_bias=self.correct_bias)
+        writer = ProductWriter(editor, context, self.granularity, correct_bias=self.correct_bias, by_row=self.by_row)
         for graph in model.graphs():
             for source, products in _groups(graph, recorder):
                 allowed = [product for product in products if recorder.may_apply(product.node, "int8 product")]
                 if allowed:
-                    smoothing = smoothing_of(source, allowed, context.ranges) if self.smooth else None
+                    is_by_row = self.by_row and has_loud_rows(source)
+                    is_smoothed = self.smooth and not is_by_row
+                    smoothing = smoothing_of(source, allowed, context.ranges) if is_smoothed else None
                     writer.write(source, allowed, smoothing)
             for node in list(graph):
                 if node.op_type == "LSTM" and node.domain in ("", "ai.onnx"):

@@ -12,6 +12,7 @@ from passes.legalize.contrib import DOMAIN, insert_contrib
 from passes.matching import constant_tensor, number
 from passes.quantize.bias_correction import mean_shift
 from passes.quantize.norm_channels import divide_norm, range_from_norm
+from passes.quantize.row_scales import has_loud_rows, row_peaks
 from passes.quantize.smoothing import Smoothing, best_smoothing
 from passes.quantize.weighted import Weight, weight_of
 from passes.quantize.weights import QuantizedWeight, dequantize_weight, quantize_weight
@@ -125,12 +126,15 @@ def known_range(source: ir.Value, ranges: Mapping[str, ActivationRange]) -> Acti
 class ProductWriter:
     """Writes dynamic products, in the runtime's own operators where it has them."""
 
-    def __init__(self, editor: Editor, context: Context, granularity: Granularity, *, correct_bias: bool) -> None:
+    def __init__(
+        self, editor: Editor, context: Context, granularity: Granularity, *, correct_bias: bool, by_row: bool
+    ) -> None:
         self.editor = editor
         self.context = context
         capabilities = context.capabilities
         self.granularity = granularity
         self.correct_bias = correct_bias
+        self.by_row = by_row
         self.magnitude = 127 if capabilities.quantization.weight_bits == 8 else 63
         self.has_alone = capabilities.has_kernel(_FUSED_ALONE, domain=DOMAIN)
         self.has_fused = capabilities.has_kernel(_FUSED, domain=DOMAIN)
@@ -142,13 +146,16 @@ class ProductWriter:
         first = products[0].node
         rows = [product.rows() for product in products]
         inner = source if smoothing is None else self._smoothed(source, products, smoothing)
+        peaks = row_peaks(source, first, self.editor) if self.by_row and has_loud_rows(source) else None
+        if peaks is not None:
+            inner = self.editor.insert(first, "Div", [inner, peaks], name=f"{source.name}_even", like=source)
         is_alone = len(products) == 1 and self.has_alone
         codes = None if is_alone else self._quantized(inner, first)
         for product, array in zip(products, rows, strict=True):
             scaled = array if smoothing is None else array * smoothing.factors[:, None]
             weight = self._weight(product, scaled, smoothing)
             bias = self._bias(product, scaled, weight[0], covered, smoothing)
-            self._write_one(product, inner, codes, weight, bias)
+            self._write_one(product, inner, codes, weight, bias, peaks)
         for product in products:
             self.editor.drop_constant(product.weight.value)
             if product.bias is not None:
@@ -232,24 +239,36 @@ class ProductWriter:
         codes: Sequence[ir.Value] | None,
         weight: tuple[QuantizedWeight, ir.Value],
         bias: ir.Value | None,
+        peaks: ir.Value | None,
     ) -> None:
         quantized, constant = weight
+        inner_bias = bias if peaks is None else None
         node, end = product.node, product.end
         scale = self.editor.constant(quantized.scale, f"{product.weight.value.name}_scale")
         if codes is None:
-            inputs = [source, constant, scale, None, bias]
+            inputs = [source, constant, scale, None, inner_bias]
             made = insert_contrib(self.editor, end, _FUSED_ALONE, inputs, like=end.outputs[0])
         elif self.has_fused:
             value, value_scale, zero = codes
-            inputs = [value, constant, value_scale, scale, zero, None, bias]
+            inputs = [value, constant, value_scale, scale, zero, None, inner_bias]
             made = insert_contrib(self.editor, end, _FUSED, inputs, like=end.outputs[0])
         else:
-            made = self._plain(product, codes, constant, scale, bias)
+            made = self._plain(product, codes, constant, scale, inner_bias)
         name, fused = node.name, made.producer()
+        if peaks is not None:
+            made = self._resized(product, made, peaks, bias)
         self.editor.take_over(end.outputs[0], made)
         assert fused is not None
         if name and node.graph is None and fused.op_type in (_FUSED, _FUSED_ALONE):
             fused.name = name
+
+    def _resized(self, product: DynamicProduct, made: ir.Value, peaks: ir.Value, bias: ir.Value | None) -> ir.Value:
+        """Return the results of rows that were divided by their peaks, in their own size, with the bias."""
+        output = product.end.outputs[0]
+        made = self.editor.insert(product.end, "Mul", [made, peaks], name=f"{output.name}_rows", like=output)
+        if bias is None:
+            return made
+        return self.editor.insert(product.end, "Add", [made, bias], name=f"{output.name}_biased", like=output)
 
     def _plain(
         self,
