@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from exporter.recipe import Recipe
 
 
-_PRECISIONS = "fp32, fp16, bf16, fp8, int8, int8-dynamic, int8-weight-only, int4-weight-only, auto; may be repeated or a,b."
+_PRECISIONS = "fp32, fp16, bf16, fp8, int8, int8-dynamic, int8-weight-only, int4-weight-only, auto; repeatable or a,b."
 
 
 @click.command(name="build")
