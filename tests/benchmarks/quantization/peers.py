@@ -9,7 +9,8 @@ Needs nncf and scikit-learn besides graphwright's extras `demo` and `openvino`; 
 own, named by --optimum-python, and is left out without one. Every artifact is made in a process of its own, of one ONNX
 file and the same calibration samples; a tool that fails on the file of PyTorch's newer exporter gets that of the older.
 Artifacts stay in OUT/MODEL/artifacts; a line of OUT/made.jsonl, scored.jsonl and timed.jsonl is one measurement.
---resume skips what is there; without it, what is made, scored or timed again replaces the older line.
+--resume skips what is there; without it, what is made, scored or timed again replaces the older line. Failures stay:
+delete their lines to try again.
 """
 
 from __future__ import annotations

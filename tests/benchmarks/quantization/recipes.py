@@ -98,10 +98,16 @@ def ort_dynamic(folder: Path, source: Path, out: Path) -> Path:
 
 
 def preprocessed(source: Path, out: Path) -> Path:
+    """Return the file that the tool's own pre-processing makes, without its symbolic shapes where those fail."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(source, out / "preprocessed.onnx")
-    return out / "preprocessed.onnx"
+    path = out / "preprocessed.onnx"
+    try:
+        quant_pre_process(source, path)
+    except Exception as error:
+        print(f"pre-processing failed ({error}), so without symbolic shape inference", flush=True)
+        quant_pre_process(source, path, skip_symbolic_shape=True)
+    return path
 
 
 def nncf_onnx(folder: Path, source: Path, out: Path, **options: str) -> Path:
