@@ -248,6 +248,13 @@ def _slice_length(
     return whole if is_head and end.factor >= 2**31 - 1 else None
 
 
+def _tile(node: ir.Node, facts: ShapeFacts) -> Dims | None:
+    shape, repeats = facts.shape(node.inputs[0]), facts.content(node.inputs[1])
+    if shape is None or repeats is None or len(repeats.elements) != len(shape):
+        return None
+    return tuple(product(pair) for pair in zip(shape, repeats.elements, strict=True))
+
+
 def _range(node: ir.Node, facts: ShapeFacts) -> Dims | None:
     start, limit, step = (facts.content(value) for value in node.inputs)
     if start is None or limit is None or step is None or start.fixed != (0,) or step.fixed != (1,):
@@ -318,6 +325,7 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     "Reshape": _reshape,
     "Slice": _slice,
     "Squeeze": _squeeze,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from passes.cleanup.counting import is_one_throughout
 from passes.matching import constant_array, constant_number, integer, is_op
 from passes.shape_rules import axes_of
 
@@ -39,11 +40,26 @@ def uniform_number(value: ir.Value | None, facts: ShapeFacts, *, depth: int = _D
     if is_op(node, "And"):
         numbers = [uniform_number(operand, facts, depth=depth - 1) for operand in node.inputs]
         return 1.0 if numbers == [1.0, 1.0] else (0.0 if 0.0 in numbers else None)
+    if is_op(node, "Sub"):
+        return 1.0 if is_one_throughout(node, facts) else None
+    if is_op(node, "Not", "Cast", "CumSum", "Equal"):
+        return _uniform_logic(node, [uniform_number(operand, facts, depth=depth - 1) for operand in node.inputs])
     if is_op(node, "GreaterOrEqual", "Greater"):
         limit = constant_number(node.inputs[1])
         below = limit is not None and (limit <= 0 if node.op_type == "GreaterOrEqual" else limit < 0)
         return 1.0 if below and is_running(node.inputs[0], facts, depth=depth - 1) is not None else None
     return None
+
+
+def _uniform_logic(node: ir.Node, numbers: list[float | None]) -> float | None:
+    """Return the number throughout of an operator that keeps 0 and 1, or makes them."""
+    if node.op_type == "Equal":
+        return None if None in numbers else float(numbers[0] == numbers[1])
+    if numbers[0] not in (0.0, 1.0):
+        return None
+    if node.op_type == "CumSum":
+        return 0.0 if numbers[0] == 0 else None
+    return numbers[0] if node.op_type == "Cast" else 1.0 - (numbers[0] or 0.0)
 
 
 def is_running(value: ir.Value | None, facts: ShapeFacts, *, depth: int = _DEPTH) -> int | None:

@@ -10,7 +10,7 @@ from passes.base import Context, Pass, PassResult, Recorder
 from passes.cleanup.fold_shapes import constant_shape
 from passes.dimensions import Dim, Dims, plain, product
 from passes.editing import Editor
-from passes.matching import constant_integers, integer, integers, other_readers, producer_of
+from passes.matching import constant_integers, has_reference, integer, integers, other_readers, producer_of
 from passes.shapes import ShapeFacts, infer_shapes
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ class MergeReshapes(Pass):
 
     Transpose of Transpose, Squeeze of Squeeze and Unsqueeze of Unsqueeze become one; Reshape, Flatten, Squeeze and
     Unsqueeze in any order become one Reshape, where a constant can ask for the result's shape; a Cast that
-    loses nothing before another Cast is dropped; Reshape, Transpose, Reshape that fold leading dimensions away and
-    bring them back become one Transpose. The first of two stays where something else reads it.
+    loses nothing before another Cast is dropped; a CastLike whose type is known becomes a Cast; Reshape, Transpose,
+    Reshape that fold leading dimensions away and bring them back become one Transpose. The first of two stays where
+    something else reads it.
     """
 
     name: ClassVar[str] = "merge-reshapes"
@@ -157,6 +158,15 @@ def _cast_of_cast(node: ir.Node, scope: _Scope) -> bool:
     return scope.replace(node, "Cast", [previous.inputs[0]], "cast-cast", to=to)
 
 
+def _cast_like(node: ir.Node, scope: _Scope) -> bool:
+    """The second input says a type and nothing else: whoever computes it need not."""
+    like = node.inputs[1]
+    if like is None or like.dtype is None or has_reference(node):
+        return False
+    kept = {name: attribute for name, attribute in node.attributes.items() if name != "to"}
+    return scope.replace(node, "Cast", [node.inputs[0]], "cast-like", **kept, to=int(like.dtype))
+
+
 _WIDER: dict[str, tuple[str, ...]] = {
     "BOOL": ("INT8", "UINT8", "INT16", "UINT16", "INT32", "UINT32", "INT64", "UINT64", "FLOAT16", "FLOAT", "DOUBLE"),
     "INT8": ("INT16", "INT32", "INT64", "FLOAT16", "FLOAT", "DOUBLE"),
@@ -206,6 +216,7 @@ def _all_known(shape: Dims | None) -> bool:
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "Cast": (_cast_of_cast,),
+    "CastLike": (_cast_like,),
     "Flatten": (_moves_only,),
     "Reshape": (_reshape_transpose_reshape, _reshape_of_reshape, _moves_only),
     "Squeeze": (_axes_chain, _moves_only),

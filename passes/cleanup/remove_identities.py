@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
-from passes.dimensions import Dims, broadcasts_into
+from passes.dimensions import Dims, broadcast, broadcasts_into
 from passes.editing import Editor, forward
 from passes.matching import (
     constant_array,
@@ -18,6 +18,7 @@ from passes.matching import (
     integer,
     integers,
     is_op,
+    text,
 )
 from passes.shapes import ShapeFacts, infer_shapes
 
@@ -32,8 +33,9 @@ class RemoveIdentities(Pass):
     """Remove nodes that return an input unchanged.
 
     Identity, Dropout at inference, Cast to the same type, Transpose, Reshape, Slice, Pad, Expand and Squeeze that
-    change nothing, Concat and Sum of one, x + 0, x - 0, x * 1, x / 1, x ** 1 and a shift by 0 where the shape stays,
-    And with true, and an Expand whose reader broadcasts the same way by itself.
+    change nothing, Resize to the same size (in a mode that neither crops nor reads beside the place), Concat and Sum of
+    one, x + 0, x - 0, x * 1, x / 1, x ** 1 and a shift by 0 where the shape stays, And with true, and an Expand whose
+    readers broadcast to the same shapes by themselves.
     Refuses where the node joins a graph input or constant directly to an output, since both names must stay.
     """
 
@@ -142,6 +144,20 @@ def _pad(node: ir.Node, facts: ShapeFacts) -> ir.Value | None:
     return node.inputs[0] if pads is not None and not any(pads) else None
 
 
+def _resize(node: ir.Node, facts: ShapeFacts) -> ir.Value | None:
+    """Every mode and filter gives element i the place i, and the weights 1 there and 0 elsewhere."""
+    if text(node, "coordinate_transformation_mode", "half_pixel") in _OFF_CENTRE:
+        return None
+    scales, sizes = input_at(node, 2 if len(node.inputs) > 2 else 1), facts.content(input_at(node, 3))
+    if _is_all(scales, 1):
+        return node.inputs[0]
+    shape, axes = facts.shape(node.inputs[0]), integers(node, "axes")
+    if shape is None or sizes is None:
+        return None
+    places = range(len(shape)) if axes is None else [axis % len(shape) for axis in axes]
+    return node.inputs[0] if tuple(shape[axis] for axis in places) == sizes.elements else None
+
+
 def _neutral(neutral: float, *, either_side: bool) -> Rule:
     def rule(node: ir.Node, facts: ShapeFacts) -> ir.Value | None:
         for index in (1, 0) if either_side else (1,):
@@ -170,16 +186,27 @@ def _expand_is_implied(node: ir.Node, facts: ShapeFacts) -> bool:
 
 
 def _broadcasts_anyway(reader: ir.Node, value: ir.Value, small: Dims, large: Dims, facts: ShapeFacts) -> bool:
-    if not is_op(reader, *_BROADCASTING) or sum(operand is value for operand in reader.inputs) != 1:
+    if sum(operand is value for operand in reader.inputs) != 1:
+        return False
+    if is_op(reader, "Attention") and input_at(reader, 3) is value:  # the mask, of [B or 1, H or 1, S, T]
+        return len(large) == 4 and len(small) == 4 and small[2:] == large[2:] and None not in small
+    if not is_op(reader, *_BROADCASTING):
         return False
     others = [facts.shape(operand) for operand in reader.inputs if operand is not value]
+    before, after = broadcast([large, *others]), broadcast([small, *others])
+    if before is not None and before == after and None not in before:
+        return True
     return any(
         other is not None and len(other) >= len(large) and broadcasts_into(large, other) and None not in other
         for other in others
     )
 
 
-_BROADCASTING = ("Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where")
+_BROADCASTING = (
+    "Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor",
+)  # fmt: skip
+_OFF_CENTRE = ("tf_crop_and_resize", "tf_half_pixel_for_nn")
 
 RULES: dict[str, Rule] = {
     "Add": _neutral(0, either_side=True),
@@ -200,6 +227,7 @@ RULES: dict[str, Rule] = {
     "Pad": _pad,
     "Pow": _neutral(1, either_side=False),
     "Reshape": _same_shape,
+    "Resize": _resize,
     "Slice": _slice,
     "Squeeze": _same_shape,
     "Sub": _neutral(0, either_side=False),
@@ -207,4 +235,5 @@ RULES: dict[str, Rule] = {
     "Tile": _same_shape,
     "Transpose": _transpose,
     "Unsqueeze": _same_shape,
+    "Upsample": _resize,
 }

@@ -114,6 +114,33 @@ def fits_attribute(value: float, dtype: np.dtype) -> bool:
     return bool(is_normal) and (dtype.itemsize <= 4 or float(held) == value)
 
 
+def narrowed(
+    wide: np.ndarray, old: ir.TensorProtocol | None, dtype: np.dtype, *, axis: int = 0, beside: np.ndarray | None = None
+) -> np.ndarray | str:
+    """Return a weight that was computed in double precision in its own type, or why it does not fit in there.
+
+    The parts along `axis`, the channels, must keep their digits: a part loses them where its largest number becomes too
+    small for its type, the smaller ones weigh little beside that. `beside` is what is added to the result of each part,
+    which may hide it. Without `old`, the weight as it was, no digit is asked for.
+    """
+    import ml_dtypes
+
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = wide.astype(dtype)
+    if not np.all(np.isfinite(narrow.astype(np.float64))):
+        return "the folded weight is not finite"
+    if old is None or not wide.size:
+        return narrow
+    kind = ml_dtypes.finfo(dtype)
+    tiny = float(kind.tiny)
+    others = tuple(other for other in range(wide.ndim) if other != axis % wide.ndim)
+    before, after = (np.abs(one).max(axis=others).astype(np.float64) for one in (old.numpy(), wide))
+    lost = (after < tiny) & (after > 0) & (before >= tiny)
+    if beside is not None:
+        lost &= np.abs(beside) * float(kind.eps) < tiny
+    return "the folded weight underflows" if lost.any() else narrow
+
+
 def underflows(old: ir.TensorProtocol | None, new: np.ndarray) -> bool:
     """Return whether a number that had all the digits of its type lost some by becoming too small for them."""
     import ml_dtypes

@@ -10,6 +10,7 @@ from passes.base import Context, Pass, PassResult
 from passes.dimensions import broadcasts_into
 from passes.editing import Editor
 from passes.fusion.attention_cache import absorb_cache
+from passes.fusion.attention_causal import absorb_causal
 from passes.fusion.attention_groups import absorb_groups
 from passes.fusion.attention_heads import absorb_heads
 from passes.fusion.attention_lift import lift
@@ -38,10 +39,11 @@ class FuseAttention(Pass):
     are one axis [lift]. Every Attention then takes up what surrounds it (rules in brackets): key and value heads that
     are repeated for the query heads [groups], a cache that key and value are appended to [cache], head split and head
     merge, with a RotaryEmbedding between, by the form on [B, S, H * D] [heads], and a constant factor of query or key
-    [scale]. A mask is taken as it is, additive or boolean, and expanded to [.., Sq, Skv]; a bias (position bias) is
-    added to it, once where layers share both. A guard that replaces NaN rows by 0 is dropped, since Attention yields 0
-    for a row that -inf masks wholly. ONNX Runtime takes the lowest float32 for -inf as well: where the graph writes
-    that number it becomes -1e30, but a mask that is an input may hold it, and a row of it yields 0, not an average.
+    [scale], and a mask that is the causal triangle and nothing else [causal]. Any other mask is taken as it is,
+    additive or boolean, and expanded to [.., Sq, Skv]; a bias (position bias) is added to it, once where layers share
+    both. A guard that replaces NaN rows by 0 is dropped, since Attention yields 0 for a row that -inf masks wholly.
+    ONNX Runtime takes the lowest float32 for -inf as well: where the graph writes that number it becomes -1e30, but a
+    mask that is an input may hold it, and a row of it yields 0, not an average.
     Refuses when scores or weights have other readers, a mask does not provably broadcast to the scores, an unguarded
     -inf mask may hide a whole row (NaN before, 0 after), the scale is not positive, or hidden scores are replaced by a
     number that is not far below all scores.
@@ -78,11 +80,12 @@ class FuseAttention(Pass):
 
 
 def _absorb(node: ir.Node, scope: AttentionScope) -> None:
-    """Take up what surrounds an Attention: repeated heads, a cache, head splits and merges, factors."""
+    """Take up what surrounds an Attention: repeated heads, a cache, head splits and merges, factors, causal masks."""
     absorb_groups(node, scope)
     node = absorb_cache(node, scope)
     node = absorb_heads(node, scope)
     absorb_scale(node, scope)
+    absorb_causal(node, scope)
 
 
 def _fuse(node: ir.Node, match: AttentionMatch, scope: AttentionScope) -> ir.Node | None:

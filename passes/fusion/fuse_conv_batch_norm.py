@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult
 from passes.editing import Editor
-from passes.fusion.channel_weights import Weights, absorbed, scaled, weights_of
+from passes.fusion.channel_weights import Weights, absorbed, narrowed, scaled, weights_of
 from passes.matching import (
     constant_tensor,
     dims_of,
@@ -44,7 +44,8 @@ class FuseConvBatchNorm(Pass):
 
     So Conv, Relu, BatchNormalization, Conv folds into the second Conv. A weight that others read too is copied.
     Refuses when the value between has another reader, a weight or statistic is not constant, the norm is in training
-    mode, or the Conv after it pads: with zeros, where the norm would have put its bias.
+    mode, the Conv after it pads: with zeros, where the norm would have put its bias, or a folded weight or bias is too
+    large or too small for its type.
     """
 
     name: ClassVar[str] = "fuse-conv-batch-norm"
@@ -107,12 +108,18 @@ def _fold_after(before: ir.Node, norm: ir.Node, recorder: Recorder, editor: Edit
     if reason or isinstance(affine, str) or isinstance(constants, str):
         recorder.refuse(norm, reason)
         return
-    if not recorder.may_apply(norm, "after"):
-        return
     factor, offset = affine
     bias = None if constants.bias is None else constants.bias.numpy().astype(np.float64)
     shifted = offset if bias is None else offset + bias * factor
-    _replace(before, before.inputs[0], scaled(before, constants.weight.numpy(), factor), shifted, norm, editor)
+    is_first = before.op_type == "Conv" or integer(before, "transB", 0)  # of the axes of the weight
+    weight = scaled(before, constants.weight.numpy(), factor)
+    beside = shifted if before.op_type != "ConvTranspose" else None  # whose channels lie in groups
+    folded = _narrowed(constants, weight, shifted, axis=0 if is_first else 1, beside=beside)
+    if isinstance(folded, str):
+        recorder.refuse(norm, folded)
+        return
+    if recorder.may_apply(norm, "after"):
+        _replace(before, before.inputs[0], folded, norm, editor)
 
 
 def _fold_before(norm: ir.Node, readers: list[ir.Node], recorder: Recorder, editor: Editor) -> None:
@@ -123,7 +130,7 @@ def _fold_before(norm: ir.Node, readers: list[ir.Node], recorder: Recorder, edit
         recorder.refuse(norm, affine)
         return
     factor, offset = affine
-    found: list[Weights] = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for reader in readers:
         constants = _constants(reader)
         reason = other_readers(norm.outputs[0], *readers)
@@ -136,14 +143,18 @@ def _fold_before(norm: ir.Node, readers: list[ir.Node], recorder: Recorder, edit
         if reason or isinstance(constants, str):
             recorder.refuse(norm, reason)
             return
-        found.append(constants)
-    if not recorder.may_apply(norm, "before"):
-        return
-    for reader, constants in zip(readers, found, strict=True):
         weight, shifted = absorbed(reader, constants.weight.numpy(), factor, offset)
         if constants.bias is not None:
             shifted = shifted + constants.bias.numpy().astype(np.float64)
-        _replace(reader, norm.inputs[0], weight, shifted, reader, editor)
+        axis = 1 if reader.op_type == "Conv" or integer(reader, "transB", 0) else 0
+        folded = _narrowed(constants, weight, shifted, axis=axis)
+        if isinstance(folded, str):
+            recorder.refuse(norm, folded)
+            return
+        found.append(folded)
+    if recorder.may_apply(norm, "before"):
+        for reader, folded in zip(readers, found, strict=True):
+            _replace(reader, norm.inputs[0], folded, reader, editor)
 
 
 def _unlike_matrix(norm: ir.Node, reader: ir.Node) -> str:
@@ -159,17 +170,28 @@ def _pads(conv: ir.Node) -> bool:
     return any(integers(conv, "pads") or ()) or text(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
 
 
+def _narrowed(
+    old: Weights, weight: np.ndarray, bias: np.ndarray, *, axis: int, beside: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray] | str:
+    """Return the folded weight and bias in the type of the weight, or why they do not fit."""
+    dtype = old.weight.dtype.numpy()
+    new_weight = narrowed(weight, old.weight, dtype, axis=axis, beside=beside)
+    new_bias = narrowed(bias, None, dtype)
+    if isinstance(new_weight, str):
+        return new_weight
+    return new_bias if isinstance(new_bias, str) else (new_weight, new_bias)
+
+
 def _replace(
-    linear: ir.Node, value: ir.Value | None, weight: np.ndarray, bias: np.ndarray, last: ir.Node, editor: Editor
+    linear: ir.Node, value: ir.Value | None, folded: tuple[np.ndarray, np.ndarray], last: ir.Node, editor: Editor
 ) -> None:
     """Put the operator with this weight and bias in the place of `last`."""
-    tensor = constant_tensor(linear.inputs[1])
-    assert tensor is not None
-    dtype, output, base = tensor.dtype.numpy(), last.outputs[0], linear.inputs[1]
+    weight, bias = folded
+    output, base = last.outputs[0], linear.inputs[1]
     inputs = [
         value,
-        editor.constant(weight.astype(dtype), f"{'weight' if base is None else base.name}_folded"),
-        editor.constant(bias.astype(dtype), f"{output.name}_bias"),
+        editor.constant(weight, f"{'weight' if base is None else base.name}_folded"),
+        editor.constant(bias, f"{output.name}_bias"),
     ]
     op_type = "Gemm" if linear.op_type == "MatMul" else linear.op_type
     new = editor.insert(last, op_type, inputs, name=str(output.name), attributes=dict(linear.attributes), like=output)

@@ -5,6 +5,7 @@ import pytest
 
 from passes.cleanup.merge_reshapes import MergeReshapes
 from passes.matching import constant_array
+from tests.support.golden import assert_rewritten
 from tests.support.rewriting import graph_from, operators, reasons, rewrite
 
 CONSTANTS = """
@@ -171,3 +172,41 @@ def test_the_first_of_two_stays_for_its_other_readers() -> None:
     after, _ = rewrite(model, MergeReshapes(), is_exact=True)
     assert operators(after) == ["Transpose", "Transpose", "Neg"]
     assert after.graph.node(1).inputs[0].name == "x"
+
+
+def test_a_cast_like_of_a_known_type_is_a_cast() -> None:
+    assert_rewritten(
+        "g (float[N] x, float16[2] like) => (float16[N] y) { y = CastLike (x, like) }",
+        "merge-reshapes",
+        "y = Cast <to: int = 10> (x)",
+        opset=18,
+    )
+
+
+def test_a_cast_like_keeps_how_it_saturates() -> None:
+    assert_rewritten(
+        "g (float[N] x, float8e4m3fn[2] like) => (float8e4m3fn[N] y) { y = CastLike <saturate = 0> (x, like) }",
+        "merge-reshapes",
+        "y = Cast <saturate: int = 0, to: int = 17> (x)",
+        is_run=False,  # no runtime here compares eight-bit floats
+    )
+
+
+def test_casts_take_every_attribute_of_cast_like() -> None:
+    import onnx
+
+    for opset in range(15, onnx.defs.onnx_opset_version() + 1):
+        cast, like = (set(onnx.defs.get_schema(op_type, opset, "").attributes) for op_type in ("Cast", "CastLike"))
+        assert cast == like | {"to"}
+
+
+def test_a_cast_like_of_an_unknown_type_stays() -> None:
+    import onnx_ir as ir
+
+    model = graph_from("g (float[N] x, float16[2] like) => (float16[N] y) { y = CastLike (x, like) }")
+    model.graph.inputs[1].type = None
+    from passes.base import Context
+    from passes.cleanup.merge_reshapes import MergeReshapes
+
+    assert not MergeReshapes().run(model, Context()).applied
+    assert isinstance(model.graph.outputs[0].type, ir.TensorType)

@@ -200,3 +200,56 @@ def test_a_graph_output_between_is_refused() -> None:
         _model(body, (6, 4, 3, 3), 4, outputs="float[N,?,?,?] y, float[N,4,8,8] n"), FuseConvBatchNorm()
     )
     assert reasons(result) == ["'n' is an output of the graph"]
+
+
+def _with(model, **arrays):  # type: ignore[no-untyped-def]
+    import onnx_ir as ir
+
+    for name, array in arrays.items():
+        model.graph.initializers[name].const_value = ir.Tensor(array.astype(np.float32), name=name)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("body", "weight", "channels"),
+    [
+        ("c = Conv (x, w) y = BatchNormalization (c, s, o, m, v)", (6, 4, 3, 3), 6),
+        ("c = ConvTranspose (x, w) y = BatchNormalization (c, s, o, m, v)", (4, 6, 3, 3), 6),
+        ("n = BatchNormalization (x, s, o, m, v) y = Conv (n, w)", (6, 4, 3, 3), 4),
+    ],
+)
+def test_a_weight_that_would_lose_its_digits_or_overflow_is_refused(
+    body: str, weight: tuple[int, ...], channels: int
+) -> None:
+    zero, one = np.zeros(channels), np.ones(channels)
+    for scale, reason in ((1e-38, "underflows"), (1e38, "not finite")):
+        model = _with(
+            _model(body, weight, channels, bias=False), s=one * scale, o=zero, m=zero, v=one * 1e-4, w=_ones(weight)
+        )
+        if reason == "underflows":
+            model = _with(model, v=one * 1e4)
+        _, result = rewrite(model, FuseConvBatchNorm(), feeds=({"x": np.zeros((1, 4, 8, 8), np.float32)},))
+        assert not result.applied
+        assert reasons(result) == [f"the folded weight {reason if reason == 'underflows' else 'is not finite'}"]
+
+
+def _ones(shape: tuple[int, ...]) -> np.ndarray:
+    return np.full(shape, 10.0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-41])
+def test_a_dead_channel_stops_nothing_where_its_bias_remains(scale: float) -> None:
+    body = "c = Conv (x, w) y = BatchNormalization (c, s, o, m, v)"
+    scales = np.array([1, 1, scale, 1, 1, 1])
+    model = _with(_model(body, (6, 4, 3, 3), 6, bias=False), s=scales, o=np.full(6, 0.25))
+    after, _ = rewrite(model, FuseConvBatchNorm())
+    assert operators(after) == ["Conv"]
+
+
+def test_small_numbers_beside_larger_ones_stop_nothing() -> None:
+    body = "c = Conv (x, w) y = BatchNormalization (c, s, o, m, v)"
+    weight = random_array(6, 4, 3, 3)
+    weight[:, 0, 0, 0] = 2e-38
+    model = _with(_model(body, (6, 4, 3, 3), 6, bias=False), w=weight, s=np.full(6, 0.1), o=np.zeros(6), m=np.zeros(6))
+    after, _ = rewrite(model, FuseConvBatchNorm())
+    assert operators(after) == ["Conv"]
