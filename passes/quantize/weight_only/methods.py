@@ -27,17 +27,29 @@ Starter = Callable[[Grid, "InputStatistics | None"], Quantizer]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to quantize. needs_samples: it must be given the statistics of the product's input."""
+    """One way to quantize.
+
+    needs_samples: it must be given the statistics of the product's input.
+    scales_channels: inputs are divided by channel first, and rows of weights multiplied, where that is legal.
+    propagates: the statistics are those of the graph with what is already rounded, and tell the drift.
+    """
 
     start: Starter
     needs_samples: bool
     summary: str
+    scales_channels: bool = False
+    propagates: bool = False
 
 
 METHODS: Mapping[str, Method] = {
     "rtn": Method(start_rtn, False, "round to the nearest code of the scale with the least squared error"),
     "hqq": Method(start_hqq, False, "many small errors and few large ones: for weights with heavy tails"),
-    "awq": Method(start_awq, True, "input channels scaled and ranges clipped by their effect on the product"),
-    "gptq": Method(start_gptq, True, "codes that make up for each other's rounding"),
+    "awq": Method(
+        start_awq, True, "input channels scaled and ranges clipped by their effect on the product", scales_channels=True
+    ),
+    "gptq": Method(start_gptq, True, "codes that make up for each other's rounding", propagates=True),
+    "awq-gptq": Method(
+        start_gptq, True, "channels scaled as by awq, codes as by gptq", scales_channels=True, propagates=True
+    ),
 }
 """Method by the name that the option `method` takes."""

@@ -12,7 +12,9 @@ from passes.base import Context, Pass, PassResult
 from passes.editing import Editor
 from passes.errors import UsageError
 from passes.matching import opset_of
+from passes.quantize.propagation import Lookup, statistics_by_value
 from passes.quantize.weight_only.blocks import PER_CHANNEL, BlockCodes, Grid, fitting_group
+from passes.quantize.weight_only.channel_scaling import scale_channels
 from passes.quantize.weight_only.methods import METHODS
 from passes.quantize.weight_only.reading import panels
 from passes.quantize.weight_only.sites import Site, find_sites
@@ -80,6 +82,10 @@ class QuantizeWeights(Pass):
         sites, near = find_sites(model)
         for node, reason in near:
             recorder.refuse(node, reason)
+        method = METHODS[self.method]
+        if method.scales_channels:
+            scale_channels(model, sites, lambda site: self._grid_or_none(site, context), context.moments, recorder)
+        statistics = statistics_by_value(context.moments, propagates=method.propagates)
         order = {node: index for graph in model.graphs() for index, node in enumerate(graph)}
         editor, spill = Editor(model), SpillFile()
         for site in sites:
@@ -87,19 +93,26 @@ class QuantizeWeights(Pass):
             try:
                 if reason:
                     raise _Unfit(reason)
-                quantized = self._quantized(site, context)
+                quantized = self._quantized(site, context, statistics)
                 if quantized is not None and recorder.may_apply(site.uses[0].node, self._rule(site, quantized.grid)):
                     _write(site, quantized, editor, spill, order)
             except _Unfit as error:
                 recorder.refuse(site.uses[0].node, str(error))
         return recorder.result()
 
-    def _quantized(self, site: Site, context: Context) -> BlockCodes | None:
+    def _grid_or_none(self, site: Site, context: Context) -> Grid | None:
+        """Return the grid of a weight that will be quantized, None of one that stays in float."""
+        try:
+            return None if site.problem() else self._grid(site, context)
+        except _Unfit:
+            return None
+
+    def _quantized(self, site: Site, context: Context, statistics: Lookup) -> BlockCodes | None:
         """Return the codes of a weight, or None when no more rewrites may be made."""
         grid = self._grid(site, context)
         if context.budget.is_spent:
             return None
-        return _quantized(site, grid, self.method, self._statistics(site, context))
+        return _quantized(site, grid, self.method, self._statistics(site, statistics))
 
     def _grid(self, site: Site, context: Context) -> Grid:
         support = context.capabilities.weight_only
@@ -124,10 +137,12 @@ class QuantizeWeights(Pass):
             parts.append(f"instead of {self.group}, which does not divide {site.rows}")
         return " ".join(parts)
 
-    def _statistics(self, site: Site, context: Context) -> InputStatistics | None:
-        found = [context.moments.get(str(use.source.name)) for use in site.uses if use.source is not None]
+    def _statistics(self, site: Site, statistics: Lookup) -> InputStatistics | None:
+        if not METHODS[self.method].needs_samples:
+            return None
+        found = [statistics(use.source) for use in site.uses if use.source is not None]
         known = [each for each in found if each is not None]
-        if METHODS[self.method].needs_samples and not known and any(use.source is not None for use in site.uses):
+        if not known and any(use.source is not None for use in site.uses):
             raise UsageError(
                 f"The method '{self.method}' needs samples, and there are none of what '{site.value.name}' multiplies.",
                 hint="Give representative inputs with --calibration, or take method=rtn.",
