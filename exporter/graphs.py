@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from passes.quantize.ranges import ActivationRange
+    from passes.quantize.weight_only.statistics import InputStatistics
 
 MODEL_FILE = "model.onnx"
 """The optimized portable graph, in the output folder."""
@@ -32,13 +33,17 @@ MODEL_FILE = "model.onnx"
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """`optimized` is loaded from `MODEL_FILE`, its weights memory-mapped; `ranges` may be empty."""
+    """`optimized` is loaded from `MODEL_FILE`, its weights memory-mapped; `ranges` may be empty.
+
+    `moments` are computed when a pass first asks for them; without samples there are none.
+    """
 
     optimized: ir.Model
     attempts: tuple[Attempt, ...]
     pipelines: tuple[PipelineReport, ...]
     stages: tuple[StageAccuracy, ...]
     ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
+    moments: Mapping[str, InputStatistics] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -83,7 +88,12 @@ def make_graphs(
         )
         progress.done()
         seconds["calibrate"] = time.perf_counter() - started
-    return Graphs(optimized, traced.attempts, (pipeline,), tuple(stages), ranges, seconds, notes)
+    moments: Mapping[str, InputStatistics] = {}
+    if original.calibration is not None:
+        from passes.quantize.moments import second_moments
+
+        moments = second_moments(optimized, original.calibration, threads=original.threads)
+    return Graphs(optimized, traced.attempts, (pipeline,), tuple(stages), ranges, moments, seconds, notes)
 
 
 def _float_stage(stage: str, model: ir.Model, original: Original, *, work: Path, progress: Progress) -> StageAccuracy:

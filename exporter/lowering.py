@@ -116,7 +116,7 @@ class ArtifactMaking:
 
     def _run(self, model: ir.Model, steps: Pipeline) -> ir.Model:
         capabilities = self.job.target.capabilities(self.job.options)
-        context = Context(capabilities=capabilities, ranges=self.graphs.ranges)
+        context = Context(capabilities=capabilities, ranges=self.graphs.ranges, moments=self.graphs.moments)
         rewritten, report = run_pipeline(self.job.title, model, pipeline=steps, context=context)
         self.pipeline = report if self.pipeline is None else _joined(self.pipeline, report)
         self.seconds += report.seconds

@@ -13,7 +13,7 @@ from exporter.evaluation.padding import Padding, padding_of
 from exporter.evaluation.references import ReferenceOutputs, record_references
 from exporter.evaluation.tolerance import UserGate
 from exporter.jobs import user_gates
-from exporter.precisions import need_calibration, use_calibration
+from exporter.precisions import need_calibration, use_samples
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
 from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
@@ -56,7 +56,7 @@ def read_original(
     progress.stage("load the original")
     if recipe.calibration is None and need_calibration(recipe.precisions):
         raise missing_calibration_error()
-    is_used = use_calibration(recipe.precisions)
+    is_used = use_samples(recipe.precisions)
     given = load_samples(recipe.samples) if recipe.samples is not None else None
     calibration = load_samples(recipe.calibration) if is_used and recipe.calibration is not None else None
     source = open_source(recipe.source, samples=given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.precisions import MAKINGS, need_calibration
+from exporter.precisions import MAKINGS, need_calibration, use_calibration, use_samples
 from passes.parse import pipeline_from_text
 from targets.base import PRECISIONS
 
@@ -23,3 +23,10 @@ def test_the_passes_of_a_precision_are_known(precision: str) -> None:
 def test_calibration_is_needed_for_scaled_precisions_alone() -> None:
     assert need_calibration(["fp32", "int8"])
     assert not need_calibration(["fp32", "fp16", "bf16"])
+
+
+def test_weight_only_uses_samples_but_no_ranges() -> None:
+    assert use_samples(["int4-weight-only"])
+    assert not use_calibration(["int4-weight-only"])
+    assert not use_samples(["fp32"])
+    assert use_samples(["fp32", "fp16"])
