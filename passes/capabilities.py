@@ -43,12 +43,15 @@ class QuantizationSupport:
 class WeightOnlySupport:
     """The weights that a runtime keeps as integers while everything computes in float.
 
-    bits: widths of the codes of a matrix product's weight. embedding_bits: those of a table that Gather takes rows of.
+    bits: widths of the codes of a matrix product's weight. block_bits, channel_bits: those of them that may have a
+    scale for each block, or one for each column. embedding_bits: those of a table that Gather takes rows of.
     embedding_blocks: such a table may have blocks; else it keeps its integers with one scale a row only.
     zero_points: a block may have a zero point of its own. negative_scales: a scale may be below zero.
     """
 
     bits: frozenset[int] = frozenset({4, 8})
+    block_bits: frozenset[int] = frozenset({4, 8})
+    channel_bits: frozenset[int] = frozenset({4, 8})
     embedding_bits: frozenset[int] = frozenset({4, 8})
     embedding_blocks: bool = True
     zero_points: bool = True

@@ -131,8 +131,13 @@ _QUANTIZATION = QuantizationSupport(
 _FP8_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
-_WEIGHT_ONLY_SUPPORT = WeightOnlySupport(bits=frozenset({4, 8}), embedding_bits=frozenset(), zero_points=False)
-"""Zero points must be 0."""
+_WEIGHT_ONLY_SUPPORT = WeightOnlySupport(
+    block_bits=frozenset({4}), channel_bits=frozenset({8}), embedding_bits=frozenset(), zero_points=False
+)
+"""What an engine of tensorrt-rtx 1.7 keeps as integers, by its size: INT4 in blocks and INT8 with one scale a column.
+
+It also builds INT4 with one scale a column and INT8 in blocks, and holds those weights as floats. Zero points are 0.
+"""
 
 
 def capabilities_for(architectures: Collection[int]) -> Capabilities:

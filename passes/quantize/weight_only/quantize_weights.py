@@ -127,7 +127,13 @@ class QuantizeWeights(Pass):
         if not symmetric and not support.zero_points:
             raise _Unfit(f"{context.capabilities.name} takes no zero points")
         has_rows = "embedding" in site.roles and not support.embedding_blocks
+        has_rows = has_rows or bits not in support.block_bits
         group = PER_CHANNEL if has_rows else fitting_group(self.group, site.rows)
+        if group == PER_CHANNEL and bits not in support.channel_bits:
+            reason = "is asked for" if self.group == PER_CHANNEL else f"is all that {site.rows} entries allow"
+            raise _Unfit(
+                f"{context.capabilities.name} keeps no {bits}-bit codes with one scale a column, which {reason}"
+            )
         return Grid(4 if bits == 4 else 8, group, symmetric, negative_scales=support.negative_scales)
 
     def _rule(self, site: Site, grid: Grid) -> str:
