@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from targets.base import Arithmetic, Profile, shares_of_time
@@ -43,7 +44,7 @@ def profile_artifact(artifact: Artifact, feeds: Mapping[str, Array], *, threads:
 
 
 def _kernel_times(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, Arithmetic, float]]:
-    """Yield operator, arithmetic and microseconds of each node's calls, its first left out: it allocates."""
+    """Yield operator, arithmetic and median microseconds of each node's calls, without the first: it allocates."""
     calls: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
@@ -52,7 +53,7 @@ def _kernel_times(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, Ar
         counted = called[1:] or called
         facts = called[0].get("args", {})
         operator = str(facts.get("op_name", "unknown"))
-        yield operator, _arithmetic(operator, facts), sum(float(event.get("dur", 0)) for event in counted)
+        yield operator, _arithmetic(operator, facts), median(float(event.get("dur", 0)) for event in counted)
 
 
 def _arithmetic(operator: str, facts: Mapping[str, Any]) -> Arithmetic:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from targets.base import Arithmetic, Profile, shares_of_time
@@ -38,9 +40,13 @@ def profile_artifact(artifact: Artifact, feeds: Mapping[str, Array], *, threads:
 
 
 def _layer_times(entries: Iterable[Any], converting: frozenset[str]) -> Iterable[tuple[str, Arithmetic, float]]:
+    """Yield type, arithmetic and median microseconds of each layer that took time."""
+    runs: defaultdict[str, list[Any]] = defaultdict(list)
     for entry in entries:
-        microseconds = entry.real_time.total_seconds() * 1e6
+        runs[entry.node_name].append(entry)
+    for name, called in runs.items():
+        microseconds = median(entry.real_time.total_seconds() * 1e6 for entry in called)
+        is_int8 = called[0].exec_type.upper().endswith(_INT8_KERNELS)
+        arithmetic: Arithmetic = "int8" if is_int8 else "float"
         if microseconds:
-            is_int8 = entry.exec_type.upper().endswith(_INT8_KERNELS)
-            arithmetic: Arithmetic = "int8" if is_int8 else "float"
-            yield entry.node_type, "conversion" if entry.node_name in converting else arithmetic, microseconds
+            yield called[0].node_type, "conversion" if name in converting else arithmetic, microseconds
