@@ -75,16 +75,18 @@ def make_graphs(
     ranges: Mapping[str, ActivationRange] = {}
     notes: tuple[str, ...] = ()
     if original.calibration is not None and use_calibration(job.options.precision for job in jobs):
-        from passes.quantize.calibrate import calibrate
+        from exporter.calibration import calibrated_ranges
 
         started = time.perf_counter()
         progress.stage("calibrate")
-        ranges = calibrate(
+        ranges = calibrated_ranges(
             optimized,
             original.calibration,
+            file=staging / MODEL_FILE,
             method=recipe.ranges,
             threads=original.threads,
-            progress=lambda _: progress.advance(),
+            cache=None if recipe.calibration_cache is None else Path(recipe.calibration_cache).expanduser(),
+            progress=progress,
         )
         progress.done()
         seconds["calibrate"] = time.perf_counter() - started

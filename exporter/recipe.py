@@ -44,7 +44,10 @@ class Recipe:
     quantize: the pass that makes int8 graphs, with its options: "quantize-static{granularity=tensor}".
     weights: the pass of the weight-only precisions, with its options: "quantize-weights{group=32}"; the precision says
     how many bits.
-    ranges: how calibration picks an activation's range: "mse" (least rounding error), "minmax" or "percentile".
+    ranges: how calibration picks an activation's range: "mse" (least squared error), "minmax", "moving-average",
+    "percentile", "entropy", or "auto" (for each value the one with the least error).
+    calibration_cache: a file that keeps the ranges between builds; calibrated anew when the graph, samples or `ranges`
+    change.
     gates: "name=value", optionally scoped "int8:name=value" or "openvino:name=value".
     waive: "execution", "execution:TARGET" or "execution:TARGET:key=value", the target as it was asked for.
     padding_mask: the input [B, S] whose zeros mark padding, where outputs [B, S, ...] are not compared.
@@ -63,6 +66,7 @@ class Recipe:
     quantize: str = "quantize-static"
     weights: str = "quantize-weights"
     ranges: RangeMethod = "mse"
+    calibration_cache: str | None = None
     gates: tuple[str, ...] = ()
     waive: tuple[str, ...] = ()
     dims: Mapping[str, DimRange] = field(default_factory=dict)
@@ -143,7 +147,7 @@ def recipe_from_toml(path: Path) -> Recipe:
         raise UsageError(f"The recipe {path} cannot be read: {error}") from error
     _check_keys(path, data)
     values: dict[str, Any] = {}
-    for key in ("source", "samples", "calibration", "search_cache"):
+    for key in ("source", "samples", "calibration", "calibration_cache", "search_cache"):
         if key in data:
             values[key] = relocated(_typed(path, data, key, str), path.parent)
     texts = ("pipeline", "quantize", "weights", "ranges", "padding_mask")

@@ -29,7 +29,14 @@ _PRECISIONS = "fp32, fp16, bf16, fp8, int8, int8-dynamic, int8-weight-only, int4
 @click.option("--pipeline", help="Passes to run instead of the default ones.")
 @click.option("--quantize", metavar="PASS", help="The int8 pass with options: 'quantize-static{smooth=false}'.")
 @click.option("--weights", metavar="PASS", help="The weight-only pass with options: 'quantize-weights{group=32}'.")
-@click.option("--ranges", metavar="METHOD", help="Activation ranges: mse, minmax or percentile.  [default: mse]")
+@click.option(
+    "--ranges",
+    metavar="METHOD",
+    help="Activation ranges: mse, minmax, moving-average, percentile, entropy or auto.  [default: mse]",
+)
+@click.option(
+    "--calibration-cache", metavar="FILE", help="Keep the ranges here; made anew when what they depend on changes."
+)
 @click.option("--dim", "dims", multiple=True, help="name=least..usual..greatest of a named dimension; repeatable.")
 @click.option("--padding-mask", help="Input [batch, sequence] whose zeros mark padding: not compared there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for the original and every artifact.")

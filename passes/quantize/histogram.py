@@ -3,57 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import gcd
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from passes.quantize.ranges import ChannelRanges
-
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-HALF_BINS = 4096
-"""Bins on either side of zero."""
+    Counts = npt.NDArray[np.int64]
+    Array = npt.NDArray[np.float64]
 
 FINITE_LIMIT = 1e30
 """Magnitudes above this are masks ("minus infinity"), never signal."""
 
-_CHUNK = 1 << 18
-_LEAST_EXPONENT = -100
+OCTAVES = 20
+"""Bins reach from the greatest magnitude down to this many halvings of it; what is smaller shares one bin."""
+
+COUNTED_ENTRIES = 1 << 17
+"""Of an array with more entries than this, about so many are counted, at equal distances."""
+
+_BITS = 8
+_BINS = OCTAVES << _BITS  # on one side of zero
+_SHIFT = np.uint32(23 - _BITS)
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_SIGN = np.uint32(31)
+_CHUNK = 1 << 15
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The counts of a histogram as floats, from the most negative bin to the most positive; exact zeros left out.
+
+    edges are one more than counts.
+    """
+
+    edges: Array
+    counts: Array
+
+    @cached_property
+    def centers(self) -> Array:
+        """The middle of each bin."""
+        return (self.edges[:-1] + self.edges[1:]) / 2
 
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts over 2 * HALF_BINS bins of width 2**exponent around zero, in memory that does not grow.
+    """Counts in 256 bins for each power of two, on either side of zero, in memory that does not grow.
 
-    A value beyond the range doubles the bin width until it fits; bins are aligned at zero, so merging pairs is exact:
-    the result is the histogram of all the data at the final width, whatever the order and the size of the pieces.
+    A bin is what float32 numbers share in sign, exponent and the first 8 bits of their fraction, so its width is at
+    most 1/256 of its values, and one outlier does not coarsen the rest. Bins below OCTAVES halvings of the greatest
+    magnitude are one; the result is that of all the data at once, whatever the order and the size of the pieces.
     Exact zeros are counted apart. Non-finite entries and magnitudes above FINITE_LIMIT are left out and counted.
+    low and high are the exact extremes; low_sum and high_sum add up those of each piece.
     """
 
-    exponent: int | None = None
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * HALF_BINS, np.int64))
+    top: int = OCTAVES
+    sides: dict[str, Counts] = field(default_factory=dict)
     zeros: int = 0
     low: float = np.inf
     high: float = -np.inf
+    low_sum: float = 0.0
+    high_sum: float = 0.0
+    pieces: int = 0
     left_out: int = 0
 
     @property
     def total(self) -> int:
         """How many entries were counted, zeros included."""
-        return int(self.counts.sum())
-
-    @property
-    def width(self) -> float:
-        """The width of one bin, in the data's units."""
-        return float(np.ldexp(1.0, self.exponent if self.exponent is not None else _LEAST_EXPONENT))
-
-    def centers(self) -> npt.NDArray[np.float64]:
-        """Return the middle of each bin."""
-        return (np.arange(-HALF_BINS, HALF_BINS, dtype=np.float64) + 0.5) * self.width
+        return sum(int(counts.sum()) for counts in self.sides.values())
 
     def add(self, values: npt.NDArray[np.floating]) -> None:
-        """Count every entry of `values`, of any shape."""
+        """Count the entries of `values`, of any shape; of large arrays a part, with the extremes of all.
+
+        The part is every n-th entry, where n shares no factor with a dimension: each row and channel has its share.
+        """
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         if flat.size == 0:
             return
@@ -66,59 +91,67 @@ class Histogram:
                 return
             low, high = float(flat.min()), float(flat.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
+        self.low_sum, self.high_sum, self.pieces = self.low_sum + low, self.high_sum + high, self.pieces + 1
         self._grow(max(-low, high))
-        assert self.exponent is not None
-        scale = np.float32(np.ldexp(1.0, -self.exponent))
-        self.zeros += flat.size - int(np.count_nonzero(flat))
+        step = _step(flat.size, values.shape)
+        self._count(flat[self.pieces % step :: step], step, is_signed=low < 0)
+        if step > 1:  # what clipping costs must show even if the part missed the extremes
+            self._count(np.array([low, high], np.float32), 1, is_signed=low < 0)
+
+    def bins(self) -> Bins:
+        """Return the bins in order; the two next to zero are one."""
+        positive, negative = (self.sides.get(side, np.zeros(_BINS, np.int64)) for side in "+-")
+        middle = positive[0] + negative[0] - self.zeros
+        counts = np.concatenate((negative[:0:-1], [middle], positive[1:])).astype(np.float64)
+        bits = (np.arange(1, _BINS + 1, dtype=np.uint32) + np.uint32(self._base)) << _SHIFT
+        edges = bits.view(np.float32).astype(np.float64)
+        return Bins(np.concatenate((-edges[::-1], edges)), counts)
+
+    @property
+    def _base(self) -> int:
+        return (self.top - OCTAVES + 1) << _BITS
+
+    def _count(self, flat: npt.NDArray[np.float32], weight: int, *, is_signed: bool) -> None:
+        self.zeros += (flat.size - int(np.count_nonzero(flat))) * weight
+        base = np.uint32(self._base)
         for start in range(0, flat.size, _CHUNK):
-            index = np.floor(flat[start : start + _CHUNK] * scale).astype(np.int32)
-            np.clip(index, -HALF_BINS, HALF_BINS - 1, out=index)
-            index += HALF_BINS
-            self.counts += np.bincount(index, minlength=2 * HALF_BINS)
+            bits = np.ascontiguousarray(flat[start : start + _CHUNK]).view(np.uint32)
+            index = bits & _MAGNITUDE
+            index >>= _SHIFT
+            np.maximum(index, base, out=index)
+            index -= base
+            if is_signed:
+                index += (bits >> _SIGN) * np.uint32(_BINS)
+            found = np.bincount(index.view(np.int32))
+            if weight != 1:
+                found *= weight
+            self._put("+", found[:_BINS])
+            self._put("-", found[_BINS:])
+
+    def _put(self, side: str, found: Counts) -> None:
+        if found.size:
+            if side not in self.sides:
+                self.sides[side] = np.zeros(_BINS, np.int64)
+            self.sides[side][: found.size] += found
 
     def _grow(self, peak: float) -> None:
-        needed = max(int(np.frexp(peak)[1]) - (HALF_BINS.bit_length() - 1), _LEAST_EXPONENT)
-        if self.exponent is None:
-            self.exponent = needed
-        while self.exponent < needed:
-            merged = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts = np.zeros(2 * HALF_BINS, np.int64)
-            self.counts[HALF_BINS // 2 : HALF_BINS // 2 + HALF_BINS] = merged
-            self.exponent += 1
-
-
-@dataclass(slots=True)
-class ChannelStatistics:
-    """Running extremes, sum and sum of squares of each channel along one axis; masked entries count as zero."""
-
-    axis: int
-    low: npt.NDArray[np.float64] | None = None
-    high: npt.NDArray[np.float64] | None = None
-    total: npt.NDArray[np.float64] | None = None
-    squares: npt.NDArray[np.float64] | None = None
-    count: int = 0
-
-    def add(self, values: npt.NDArray[np.floating]) -> None:
-        """Count `values`, whose size along `axis` is the same in every call."""
-        moved = np.moveaxis(values, self.axis, -1).reshape(-1, values.shape[self.axis])
-        if moved.shape[0] == 0:
+        """Let the bins reach up to `peak`: those that fall below the lowest are added to it."""
+        needed = int(np.float32(abs(peak)).view(np.uint32) >> np.uint32(23))
+        shift = (needed - self.top) << _BITS
+        if shift <= 0:
             return
-        low, high = moved.min(axis=0), moved.max(axis=0)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()) or max(-low.min(), high.max()) > FINITE_LIMIT:
-            moved = np.where(np.isfinite(moved) & (np.abs(moved) <= FINITE_LIMIT), moved, np.float32(0))
-            low, high = moved.min(axis=0), moved.max(axis=0)
-        total = moved.sum(axis=0, dtype=np.float64)
-        squares = np.einsum("nc,nc->c", moved, moved, dtype=np.float64)
-        self.low = low.astype(np.float64) if self.low is None else np.minimum(self.low, low)
-        self.high = high.astype(np.float64) if self.high is None else np.maximum(self.high, high)
-        self.total = total if self.total is None else self.total + total
-        self.squares = squares if self.squares is None else self.squares + squares
-        self.count += moved.shape[0]
+        self.top = needed
+        for side, counts in self.sides.items():
+            moved = np.zeros_like(counts)
+            kept = max(_BINS - shift, 0)
+            moved[:kept] = counts[_BINS - kept :]
+            moved[0] += counts[: _BINS - kept].sum()
+            self.sides[side] = moved
 
-    def ranges(self) -> ChannelRanges | None:
-        """Return what was seen by channel; None when nothing was."""
-        if self.low is None or self.high is None or self.total is None or self.squares is None:
-            return None
-        columns = (self.low, self.high, self.total / self.count, self.squares / self.count)
-        low, high, mean, square = (tuple(float(value) for value in column) for column in columns)
-        return ChannelRanges(low, high, mean, square, self.count)
+
+def _step(size: int, shape: tuple[int, ...]) -> int:
+    """Return the distance between counted entries: 1, or one that shares no factor with a dimension of `shape`."""
+    step = -(-size // COUNTED_ENTRIES)
+    while any(gcd(step, dim) > 1 for dim in shape):
+        step += 1
+    return step

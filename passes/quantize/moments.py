@@ -12,8 +12,8 @@ import numpy as np
 
 from passes.errors import UsageError
 from passes.matching import constant_tensor, integer, is_op, producer_of
-from passes.quantize.exposure import ExposedGraph, run
-from passes.quantize.value_groups import ValueGroups
+from passes.quantize.exposure import ExposedGraph, free_arena
+from passes.quantize.segments import Segments
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -98,7 +98,6 @@ class SecondMoments(Mapping[str, Moments]):
     _held: dict[str, Moments] = field(default_factory=dict)
     _folder: tempfile.TemporaryDirectory[str] | None = None
     _files: dict[str, tuple[Path, Moments]] = field(default_factory=dict)
-    _exposed: ExposedGraph | None = None
 
     def __getitem__(self, name: str) -> Moments:
         if name in self._held:
@@ -123,18 +122,18 @@ class SecondMoments(Mapping[str, Moments]):
     def _compute(self, group: tuple[str, ...]) -> None:
         """Read all samples once for the values of `group`, which are held until the next group is computed."""
         self._held.clear()
-        if self._exposed is None:
-            self._exposed = ExposedGraph(self.model, threads=self.threads)
-        plan = ValueGroups(self._exposed, group, VALUES_BYTES)
+        exposed = ExposedGraph(self.model, wanted=group, threads=self.threads)
+        segments = Segments(exposed, group, VALUES_BYTES)
         sums: dict[str, _Sum] = {}
         done = 0
         for feeds in self.samples:
-            for names, session in plan.groups(feeds, sample=done):
-                for name, array in zip(names, run(session, feeds, sample=done), strict=True):
+            for arrays in segments.run(feeds, sample=done):
+                for name, array in arrays.items():
                     sums.setdefault(name, _Sum()).add(array)
             done += 1
             if self.progress is not None:
                 self.progress(done)
+        free_arena()
         if done == 0:
             raise UsageError(
                 "Second moments need calibration samples, and none were given.",

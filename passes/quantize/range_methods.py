@@ -6,107 +6,108 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from passes.quantize.entropy import least_divergence
 from passes.quantize.ranges import ActivationRange
+from passes.quantize.rounding_error import ASYMMETRIC_STEPS, SYMMETRIC_STEPS, ClippingCost, rounding_error
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Callable, Mapping
 
-    from passes.quantize.histogram import ChannelStatistics, Histogram
+    from passes.quantize.channel_statistics import ChannelStatistics
+    from passes.quantize.histogram import Bins, Histogram
 
-RangeMethod = Literal["mse", "minmax", "percentile"]
+    Covered = tuple[float, float, float]  # low, high, and the magnitude of a symmetric scale
+
+RangeMethod = Literal["mse", "minmax", "moving-average", "percentile", "entropy", "auto"]
 RANGE_METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 
 PERCENTILE = 99.99
-_ASYMMETRIC_STEPS = 255
-_SYMMETRIC_STEPS = 254
-_FRACTIONS = np.linspace(0.1, 1.0, 91)
-"""Candidate bounds as a share of the observed extreme."""
 
 
 def range_from_histogram(
-    histogram: Histogram, method: RangeMethod, *, channels: ChannelStatistics | None = None
+    histogram: Histogram,
+    method: RangeMethod,
+    *,
+    channels: ChannelStatistics | None = None,
+    keeps_outliers: bool = False,
 ) -> ActivationRange:
     """Return the interval for one activation; it always holds zero, which int8 must represent exactly.
 
-    mse: the interval with the least expected squared error, rounding noise (step**2 / 12) against clipping.
-    percentile: the central PERCENTILE of the non-zero entries. minmax: all that was seen.
+    mse: the interval with the least expected squared error, so with the greatest SQNR: rounding noise (step**2 / 12)
+    against clipping. minmax: all that was seen. moving-average: the mean of each sample's extremes (after Jacob et al.
+    2017, arXiv 1712.05877, 3.1; here all samples weigh the same). percentile: the central PERCENTILE of the non-zero
+    entries. entropy: the least divergence from what was seen (Migacz 2017). auto: of all these, the one with the least
+    error when the histogram's entries are rounded to it.
+    keeps_outliers: what reads the value depends on its extremes, so auto clips nothing.
     """
-    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
-    magnitude = max(-low, high)
-    if histogram.total and magnitude > 0 and method != "minmax":
-        if method == "percentile":
-            low, high = _percentile(histogram)
-            magnitude = max(-low, high)
-        else:
-            errors = _Moments(histogram)
-            low, high = errors.best_interval(low, high)
-            magnitude = errors.best_magnitude(magnitude)
+    covered = _everything(histogram)
+    typical = 0.0
+    if histogram.total and covered[2] > 0:
+        bins = histogram.bins()
+        typical = _median_magnitude(bins)
+        if method != "auto":
+            covered = _METHODS[method](histogram, bins)
+        elif not keeps_outliers:
+            covered = _least_error(histogram, bins)
     seen = channels.ranges() if channels is not None else None
-    return ActivationRange(low, high, histogram.low, histogram.high, magnitude, seen, _typical(histogram))
+    low, high, magnitude = covered
+    return ActivationRange(low, high, histogram.low, histogram.high, magnitude, seen, typical)
 
 
-def _typical(histogram: Histogram) -> float:
-    """Return the median magnitude of the entries that are not zero."""
-    middle = len(histogram.counts) // 2
-    counts = histogram.counts[middle:] + histogram.counts[:middle][::-1]
-    counts[0] -= histogram.zeros
-    total = int(counts.sum())
-    if total == 0:
-        return 0.0
-    return float((np.searchsorted(np.cumsum(counts), total / 2) + 0.5) * histogram.width)
+def _everything(histogram: Histogram) -> Covered:
+    return _with_zero(histogram.low, histogram.high)
 
 
-def _percentile(histogram: Histogram) -> tuple[float, float]:
-    middle = len(histogram.counts) // 2
-    counts = histogram.counts.copy()
-    counts[middle] -= histogram.zeros
-    total = int(counts.sum())
-    tail = total * (1 - PERCENTILE / 100) / 2
-    below = np.cumsum(counts)
-    centers, half = histogram.centers(), histogram.width / 2
-    first = int(np.searchsorted(below, tail, side="right"))
-    last = int(np.searchsorted(below, total - tail, side="left"))
-    low = max(float(centers[min(first, len(centers) - 1)] - half), histogram.low)
-    high = min(float(centers[min(last, len(centers) - 1)] + half), histogram.high)
-    return min(low, 0.0), max(high, 0.0)
+def _with_zero(low: float, high: float) -> Covered:
+    low, high = min(low, 0.0), max(high, 0.0)
+    return low, high, max(-low, high)
 
 
-class _Moments:
-    """Expected squared error of an interval, from prefix sums over the bins: constant time for each candidate."""
+def _least_error(histogram: Histogram, bins: Bins) -> Covered:
+    candidates = [method(histogram, bins) for method in _METHODS.values()]
+    low, high, _ = min(candidates, key=lambda each: rounding_error(bins, each[0], each[1], ASYMMETRIC_STEPS))
+    magnitudes = (magnitude for _, _, magnitude in candidates)
+    return low, high, min(magnitudes, key=lambda peak: rounding_error(bins, -peak, peak, SYMMETRIC_STEPS))
 
-    def __init__(self, histogram: Histogram) -> None:
-        counts = histogram.counts.astype(np.float64)
-        counts[len(counts) // 2] -= histogram.zeros  # exact zeros have no error in any interval
-        centers = histogram.centers()
-        self.width, self.bins = histogram.width, len(counts)
-        self.sums = [np.concatenate(([0.0], np.cumsum(counts * centers**power))) for power in range(3)]
 
-    def best_interval(self, low: float, high: float) -> tuple[float, float]:
-        lows = low * _FRACTIONS if low < 0 else np.zeros(1)
-        highs = high * _FRACTIONS if high > 0 else np.zeros(1)
-        low_grid, high_grid = lows[:, None], highs[None, :]
-        step = (high_grid - low_grid) / _ASYMMETRIC_STEPS
-        error = self._clipped_below(lows)[:, None] + self._clipped_above(highs)[None, :] + self._noise(step)
-        row, column = np.unravel_index(int(np.argmin(error)), error.shape)
-        return float(lows[row]), float(highs[column])
+def _mse(histogram: Histogram, bins: Bins) -> Covered:
+    low, high, magnitude = _everything(histogram)
+    cost = ClippingCost(bins)
+    return *cost.best_interval(low, high), cost.best_magnitude(magnitude)
 
-    def best_magnitude(self, peak: float) -> float:
-        peaks = peak * _FRACTIONS
-        error = self._clipped_below(-peaks) + self._clipped_above(peaks) + self._noise(2 * peaks / _SYMMETRIC_STEPS)
-        return float(peaks[int(np.argmin(error))])
 
-    def _noise(self, step: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(self.sums[0][-1] * step**2 / 12)
+def _moving_average(histogram: Histogram, bins: Bins) -> Covered:
+    return _with_zero(histogram.low_sum / histogram.pieces, histogram.high_sum / histogram.pieces)
 
-    def _clipped_above(self, bound: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        start = self._bin(bound)
-        n, s1, s2 = (sums[-1] - sums[start] for sums in self.sums)
-        return np.asarray(s2 - 2 * bound * s1 + bound**2 * n)
 
-    def _clipped_below(self, bound: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        n, s1, s2 = (sums[self._bin(bound)] for sums in self.sums)
-        return np.asarray(s2 - 2 * bound * s1 + bound**2 * n)
+def _percentile(histogram: Histogram, bins: Bins) -> Covered:
+    below = np.cumsum(bins.counts)
+    tail = below[-1] * (1 - PERCENTILE / 100) / 2
+    last = len(below) - 1
+    first_kept = min(int(np.searchsorted(below, tail, side="right")), last)
+    last_kept = min(int(np.searchsorted(below, below[-1] - tail, side="left")), last)
+    low, high = float(bins.edges[first_kept]), float(bins.edges[last_kept + 1])
+    return _with_zero(max(low, histogram.low), min(high, histogram.high))
 
-    def _bin(self, bound: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-        index = np.rint(bound / self.width).astype(np.intp) + self.bins // 2
-        return np.clip(index, 0, self.bins)
+
+def _entropy(histogram: Histogram, bins: Bins) -> Covered:
+    low, high, _ = _everything(histogram)
+    return least_divergence(bins, low, high)
+
+
+def _median_magnitude(bins: Bins) -> float:
+    """Return the median magnitude of the entries that are not zero; 0 without any."""
+    half = len(bins.counts) // 2
+    folded = bins.counts[half:].copy()  # [0] is the middle bin
+    folded[1:] += bins.counts[:half][::-1]
+    below = np.cumsum(folded)
+    return float(bins.centers[half + int(np.searchsorted(below, below[-1] / 2))]) if below[-1] > 0 else 0.0
+
+
+_METHODS: Mapping[str, Callable[[Histogram, Bins], Covered]] = {
+    "mse": _mse,
+    "minmax": lambda histogram, _: _everything(histogram),
+    "moving-average": _moving_average,
+    "percentile": _percentile,
+    "entropy": _entropy,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,3 +73,43 @@ def _is_learned_lookup(node: ir.Node) -> bool:
         return False  # a piece of a weight: a constant
     entries = np.asarray(tensor.numpy()).reshape(-1)[:_SAMPLED_ENTRIES].astype(np.float32)
     return bool(np.isfinite(entries).all()) and len(np.unique(entries)) > 2
+
+
+_MOVERS = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+"""Operators whose result has exactly the entries of their first input."""
+
+_BY_EXTREMES = frozenset({"Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization"})
+_BY_EXTREMES |= {"SkipLayerNormalization", "SimplifiedLayerNormalization", "GroupNormalization", "Exp"}
+"""Operators in which the greatest entries decide what becomes of all others."""
+
+_ADDERS = frozenset({"Add", "Sum", "Sub", "Where", "Cast"})
+
+
+def same_entries(model: ir.Model, names: Collection[str]) -> dict[str, str]:
+    """Return for each of `names` the first of them that has the same entries, in other places: often itself."""
+    kept = set(names)
+    roots = {name: name for name in names}
+    for node in model.graph:
+        if node.op_type in _MOVERS and node.domain in ("", "ai.onnx") and node.inputs and node.inputs[0] is not None:
+            moved, result = str(node.inputs[0].name), str(node.outputs[0].name)
+            if moved in kept and result in kept:
+                roots[result] = roots[moved]
+    return roots
+
+
+def read_for_extremes(model: ir.Model) -> frozenset[str]:
+    """Return the values that are read by nothing but norms, Softmax and the additions and moves that lead to them.
+
+    Clipping an outlier there changes every entry of the result: a norm divides by it, a Softmax chooses by it.
+    """
+    found: set[ir.Value] = set()
+    for node in reversed(list(model.graph)):
+        for value in node.outputs:
+            uses = list(value.uses())
+            if uses and all(
+                (use.node.op_type in _BY_EXTREMES and use.idx == 0)
+                or (use.node.op_type in _MOVERS | _ADDERS and use.node.outputs[0] in found)
+                for use in uses
+            ):
+                found.add(value)
+    return frozenset(str(value.name) for value in found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,8 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
-from passes.errors import UsageError
 from passes.quantize.calibrate import calibrate
-from passes.quantize.exposure import ExposedGraph
 from passes.quantize.range_methods import RANGE_METHODS
-from passes.quantize.value_groups import ValueGroups
 from passes.serialization import load_model, save_model
 from tests.support.rewriting import add_weights, graph_from, random_array
 
@@ -66,12 +66,12 @@ def test_shapes_may_differ_and_order_and_batching_do_not_matter() -> None:
     assert forward.samples == 4
 
 
-def test_small_groups_give_the_same_ranges_and_samples_are_read_once() -> None:
+def test_small_segments_give_the_same_ranges_and_samples_are_read_once() -> None:
     text = "g (float[N,8] x) => (float[N,8] d) { a = Tanh (x) b = Sigmoid (a) c = Exp (b) d = Neg (c) }"
     samples = [{"x": random_array(4, 8, seed=seed)} for seed in range(3)]
     done: list[int] = []
     whole = calibrate(graph_from(text), samples)
-    grouped = calibrate(graph_from(text), iter(samples), group_bytes=1, progress=done.append)
+    grouped = calibrate(graph_from(text), iter(samples), segment_bytes=1, progress=done.append)
     assert dict(whole) == dict(grouped)
     assert done == [1, 2, 3]
 
@@ -116,21 +116,6 @@ def test_a_constants_tensor_in_a_file_is_read_in(tmp_path: Path) -> None:
     assert "y" in calibrate(loaded, [{"x": random_array(4, 64)}])
 
 
-def test_a_larger_sample_is_planned_for_and_a_smaller_one_is_not() -> None:
-    text = "g (float[N,M] x) => (float[N,M] c) { a = Tanh (x) b = Sigmoid (a) c = Exp (b) }"
-    plan = ValueGroups(ExposedGraph(graph_from(text), threads=1), ("a", "b", "c"), 1000)
-
-    def groups(*shape: int) -> list[tuple[str, ...]]:
-        return [names for names, _ in plan.groups({"x": random_array(*shape)}, sample=0)]
-
-    assert groups(1, 16) == [("a", "b", "c")]
-    assert groups(7, 16) == [("a", "b"), ("c",)]
-    assert groups(16, 7) == [("a", "b"), ("c",)]
-    before = plan.groups({"x": random_array(1, 16)}, sample=0)
-    assert groups(1000, 16) == [("a",), ("b",), ("c",)]
-    assert plan.groups({"x": random_array(3, 3)}, sample=0)[2] == before[1], "an unchanged group keeps its session"
-
-
 def test_a_transposed_batch_may_vary() -> None:
     text = "g (float[16,N] x, float[16,8] w) => (float[N,8] y) { y = Gemm <transA = 1> (x, w) }"
     model = add_weights(graph_from(text), w=random_array(16, 8))
@@ -138,33 +123,96 @@ def test_a_transposed_batch_may_vary() -> None:
     assert set(ranges) == {"x", "y"}
 
 
-@pytest.mark.parametrize(
-    ("feeds", "message"),
-    [
-        ({}, "lacks the input x"),
-        ({"x": np.zeros((1, 4), np.float32), "z": np.zeros(1)}, "an input that the model lacks: z"),
-        ({"x": np.zeros((1, 5), np.float32)}, "does not run"),
-    ],
-)
-def test_a_sample_that_does_not_fit_is_named(feeds: dict[str, np.ndarray], message: str) -> None:
-    model = graph_from("g (float[N,4] x) => (float[N,4] y) { y = Relu (x) }")
-    good = {"x": np.ones((1, 4), np.float32)}
-    with pytest.raises(UsageError, match=message) as caught:
-        calibrate(model, [good, feeds])
-    assert "sample 1" in str(caught.value)
-
-
-def test_no_samples_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="none were given"):
-        calibrate(graph_from("g (float[N] x) => (float[N] y) { y = Relu (x) }"), [])
-
-
 def test_clipping_an_outlier_costs_less_than_a_coarse_step() -> None:
     model = graph_from("g (float[N] x) => (float[N] y) { y = Identity (x) }")
     data = random_array(100_000)
     data[0] = 300.0
     found = {method: calibrate(model, [{"x": data}], method=method)["x"] for method in RANGE_METHODS}
-    assert found["minmax"].high == 300.0
-    assert found["mse"].high < 300.0
+    assert found["minmax"].high == found["moving-average"].high == 300.0
+    assert max(found[method].high for method in ("mse", "entropy", "auto")) < 300.0
     assert found["percentile"].high < 6.0
     assert all(seen.observed_high == 300.0 for seen in found.values())
+
+
+def test_moved_entries_are_counted_once_and_share_a_range() -> None:
+    text = """g (float[N,6] x, float[6,5] w) => (float[N,5] y, float[M] f) {
+        a = Tanh (x)
+        six = Constant <value_ints = [-1, 6]> () flat = Constant <value_ints = [-1]> ()
+        t = Transpose <perm = [1, 0]> (a) u = Transpose <perm = [1, 0]> (t) r = Reshape (u, six)
+        y = MatMul (r, w) f = Reshape (y, flat)
+    }"""
+    model = add_weights(graph_from(text), w=random_array(6, 5))
+    ranges = calibrate(model, [{"x": random_array(3, 6)}])
+    for one, other in (("a", "t"), ("a", "u"), ("a", "r"), ("y", "f")):
+        assert replace(ranges[one], channels=None) == replace(ranges[other], channels=None)
+    assert ranges["r"].channels is not None
+    assert ranges["a"].channels is None
+    assert ranges["f"] != ranges["a"]
+
+
+def test_auto_keeps_the_outliers_that_a_norm_reads_and_clips_those_that_a_product_reads() -> None:
+    text = """g (float[N,64] x, float[N,64] z, float[64,8] w, float[64] s) => (float[N,64] n, float[N,8] y) {
+        a = Identity (x) b = Add (a, z) n = LayerNormalization (b, s)
+        c = Neg (x) y = MatMul (c, w)
+    }"""
+    model = add_weights(graph_from(text), w=random_array(64, 8), s=np.ones(64, np.float32))
+    x = random_array(500, 64)
+    x[0, 0] = 300.0
+    found = {method: calibrate(model, [{"x": x, "z": x * 0}], method=method) for method in ("auto", "mse")}  # type: ignore[arg-type]
+    assert found["auto"]["b"].high == found["auto"]["a"].high == 300.0
+    assert found["mse"]["b"].high < 300.0
+    assert found["auto"]["c"].low > -300.0
+
+
+def test_threads_change_nothing() -> None:
+    text = "g (float[N,8] x) => (float[N,8] d) { a = Tanh (x) b = Sigmoid (a) c = Exp (b) d = Neg (c) }"
+    samples = [{"x": random_array(4, 8, seed=seed)} for seed in range(5)]
+    assert dict(calibrate(graph_from(text), samples)) == dict(calibrate(graph_from(text), samples, threads=4))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from passes.quantize.calibrate import calibrate
+from passes.serialization import load_model
+
+path, count, columns = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+random = np.random.default_rng(0)
+samples = ({"x": random.normal(size=(1 + index % 4, columns)).astype(np.float32)} for index in range(count))
+calibrate(load_model(path), samples, segment_bytes=2 << 20)
+print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+
+
+def peak_mb(path: Path, count: int, columns: int) -> float:
+    command = [sys.executable, "-c", PEAK, str(path), str(count), str(columns)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e3
+
+
+def test_memory_depends_neither_on_the_number_of_samples_nor_on_that_of_values(tmp_path: Path) -> None:
+    columns = 1 << 16
+    peaks: dict[tuple[int, int], float] = {}
+    for length, count in ((10, 8), (40, 8), (40, 64)):
+        chain = " ".join(f"v{index + 1} = Tanh (v{index})" for index in range(length))
+        text = f"g (float[N,{columns}] x) => (float[N,{columns}] v{length}) {{ v0 = Tanh (x) {chain} }}"
+        save_model(graph_from(text), tmp_path / "m.onnx")
+        peaks[length, count] = peak_mb(tmp_path / "m.onnx", count, columns)
+    assert peaks[40, 64] < peaks[40, 8] + 8
+    assert peaks[40, 8] < peaks[10, 8] + 12, "30 more values of 1 MB are not held, only their histograms"
+
+
+def test_weights_are_held_once(tmp_path: Path) -> None:
+    size, each_mb = 2048, 2048 * 2048 * 4 / 1e6
+    peaks: list[float] = []
+    for count in (1, 9):
+        names = [f"w{index}" for index in range(count)]
+        products = " ".join(f"v{index + 1} = MatMul (v{index}, w{index})" for index in range(count))
+        inputs = ", ".join(f"float[{size},{size}] {name}" for name in names)
+        text = f"g (float[N,{size}] x, {inputs}) => (float[N,{size}] v{count}) {{ v0 = Tanh (x) {products} }}"
+        weight = np.full((size, size), 1e-4, np.float32)
+        save_model(add_weights(graph_from(text), **dict.fromkeys(names, weight)), tmp_path / "m.onnx")
+        peaks.append(peak_mb(tmp_path / "m.onnx", 2, size))
+    assert peaks[1] - peaks[0] < 8 * each_mb * 1.3
