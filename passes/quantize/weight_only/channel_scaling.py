@@ -163,6 +163,8 @@ class _Scaling:
         array = np.asarray(tensor.numpy())
         divided = (array.astype(np.float32) / factors).astype(array.dtype)
         node.replace_input_with(index, self.editor.constant(divided, f"{value.name}_scaled"))
+        if not value.uses() and value.name in self.editor.model.graph.initializers:
+            del self.editor.model.graph.initializers[str(value.name)]  # a runtime that is handed it refuses it unread
 
     def _write(self, site: Site, multiplier: Floats) -> None:
         """Multiply a weight, which moves to a file, as all of a model's would not fit memory."""
