@@ -50,12 +50,12 @@ class Walk:
         given = self._given(nodes)
         kept = [value for node in nodes for value in node.outputs if self._is_needed(value) and value is not target]
         outputs = [target, *kept]
-        session = self._session(nodes, given, outputs) if self._states else None
+        session, weights = self._session(nodes, given, outputs) if self._states else (None, {})
         stay = [value for value in self._states[0] if self._is_needed(value)] if self._states else []
         for index, state in enumerate(self._states):
             assert session is not None
-            wanted = {str(value.name): state[value] for value in given}
-            found = dict(zip(outputs, run(session, wanted, sample=index), strict=True))
+            feeds = weights | {str(value.name): state[value] for value in given}
+            found = dict(zip(outputs, run(session, feeds, sample=index), strict=True))
             after = {value: state[value] for value in stay} | {value: found[value] for value in kept}
             if self._is_needed(target):
                 after[target] = found[target]
@@ -110,7 +110,10 @@ class Walk:
                     self._varying[last] &= node.op_type != "Constant"
         return self._varying[value]
 
-    def _session(self, nodes: list[ir.Node], given: list[ir.Value], outputs: list[ir.Value]) -> ort.InferenceSession:
+    def _session(
+        self, nodes: list[ir.Node], given: list[ir.Value], outputs: list[ir.Value]
+    ) -> tuple[ort.InferenceSession, dict[str, Array | ort.OrtValue]]:
+        """Return a session that computes `outputs`, and the weights that it is fed beside the given values."""
         graph = self.model.graph
         read = [value for node in nodes for value in _reads(node) if value.is_initializer()]
         piece = ir.GraphView(
@@ -125,7 +128,11 @@ class Walk:
             value.type = ir.TensorType(ir.DataType.from_numpy(self._states[0][source].dtype))
             value.shape = None
         model = ir.Model(piece, ir_version=self.model.ir_version, functions=list(self.model.functions.values()))
-        return ExposedGraph(model, threads=self.threads).session([str(value.name) for value in outputs])
+        names = [str(value.name) for value in outputs]
+        exposed = ExposedGraph(model, wanted=names, threads=self.threads)
+        session = exposed.session(range(len(exposed.nodes)), names)
+        fed = [each.name for each in session.get_inputs()]
+        return session, {name: exposed.shared[name] for name in fed if name in exposed.shared}
 
 
 def _reads(node: ir.Node) -> list[ir.Value]:
