@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.base import Context, Pass, PassResult, Recorder
@@ -57,15 +57,16 @@ class QuantizeDynamic(Pass):
 
             ShapeInferencePass()(model)
         editor = Editor(model)
-        writer = ProductWriter(editor, context, self.granularity, correct_bias=self.correct_bias, by_row=self.by_row)
+        writer = ProductWriter(editor, context, self.granularity, correct_bias=self.correct_bias)
         for graph in model.graphs():
-            for source, products in _groups(graph, recorder):
+            for is_loud, products in _groups(graph, recorder):
                 allowed = [product for product in products if recorder.may_apply(product.node, "int8 product")]
                 if allowed:
-                    is_by_row = self.by_row and has_loud_rows(source)
+                    source = allowed[0].source
+                    is_by_row = self.by_row and is_loud
                     is_smoothed = self.smooth and not is_by_row
                     smoothing = smoothing_of(source, allowed, context.ranges) if is_smoothed else None
-                    writer.write(source, allowed, smoothing)
+                    writer.write(source, allowed, smoothing, by_row=is_by_row)
             for node in list(graph):
                 if node.op_type == "LSTM" and node.domain in ("", "ai.onnx"):
                     quantize_lstm(
@@ -74,8 +75,12 @@ class QuantizeDynamic(Pass):
         return recorder.result()
 
 
-def _groups(graph: ir.Graph, recorder: Recorder) -> Iterator[tuple[ir.Value, list[DynamicProduct]]]:
-    """Yield each activation with the products of this graph that quantize it; records what stays in float."""
+def _groups(graph: ir.Graph, recorder: Recorder) -> Iterator[tuple[bool, list[DynamicProduct]]]:
+    """Yield whether an activation has loud rows, and the products of it; records what stays in float.
+
+    Where another product makes the activation, it may have been written anew since, so it is looked up when its turn
+    comes.
+    """
     found: dict[ir.Value, list[DynamicProduct]] = {}
     for node in graph:
         if node.op_type not in _PRODUCTS or node.domain not in ("", "ai.onnx"):
@@ -85,10 +90,13 @@ def _groups(graph: ir.Graph, recorder: Recorder) -> Iterator[tuple[ir.Value, lis
             recorder.refuse(node, product, f"int8 {node.op_type}")
         else:
             found.setdefault(product.source, []).append(product)
+    loud = {source for source in found if has_loud_rows(source)}
     for source, products in found.items():
         columns = sum(product.columns for product in products)
         if columns >= LEAST_COLUMNS:
-            yield source, products
+            now = products[0].node.inputs[0]
+            assert now is not None
+            yield source in loud, [replace(product, source=now) for product in products]
             continue
         for product in products:
             reason = f"{columns} columns of weights don't pay for quantizing '{source.name}'"

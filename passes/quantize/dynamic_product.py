@@ -12,7 +12,7 @@ from passes.legalize.contrib import DOMAIN, insert_contrib
 from passes.matching import constant_tensor, number
 from passes.quantize.bias_correction import mean_shift
 from passes.quantize.norm_channels import divide_norm, range_from_norm
-from passes.quantize.row_scales import has_loud_rows, row_peaks
+from passes.quantize.row_scales import row_peaks
 from passes.quantize.smoothing import Smoothing, best_smoothing
 from passes.quantize.weighted import Weight, weight_of
 from passes.quantize.weights import QuantizedWeight, dequantize_weight, quantize_weight
@@ -126,27 +126,26 @@ def known_range(source: ir.Value, ranges: Mapping[str, ActivationRange]) -> Acti
 class ProductWriter:
     """Writes dynamic products, in the runtime's own operators where it has them."""
 
-    def __init__(
-        self, editor: Editor, context: Context, granularity: Granularity, *, correct_bias: bool, by_row: bool
-    ) -> None:
+    def __init__(self, editor: Editor, context: Context, granularity: Granularity, *, correct_bias: bool) -> None:
         self.editor = editor
         self.context = context
         capabilities = context.capabilities
         self.granularity = granularity
         self.correct_bias = correct_bias
-        self.by_row = by_row
         self.magnitude = 127 if capabilities.quantization.weight_bits == 8 else 63
         self.has_alone = capabilities.has_kernel(_FUSED_ALONE, domain=DOMAIN)
         self.has_fused = capabilities.has_kernel(_FUSED, domain=DOMAIN)
         self._written: dict[tuple[object, ...], tuple[QuantizedWeight, ir.Value]] = {}
 
-    def write(self, source: ir.Value, products: Sequence[DynamicProduct], smoothing: Smoothing | None) -> None:
+    def write(
+        self, source: ir.Value, products: Sequence[DynamicProduct], smoothing: Smoothing | None, *, by_row: bool
+    ) -> None:
         """Replace the products, which all read `source`, in one graph."""
         covered = known_range(source, self.context.ranges)
         first = products[0].node
         rows = [product.rows() for product in products]
         inner = source if smoothing is None else self._smoothed(source, products, smoothing)
-        peaks = row_peaks(source, first, self.editor) if self.by_row and has_loud_rows(source) else None
+        peaks = row_peaks(source, first, self.editor) if by_row else None
         if peaks is not None:
             inner = self.editor.insert(first, "Div", [inner, peaks], name=f"{source.name}_even", like=source)
         is_alone = len(products) == 1 and self.has_alone

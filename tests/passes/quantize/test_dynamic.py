@@ -238,3 +238,15 @@ def test_a_limit_stops_after_so_many_products() -> None:
     after, _ = Pipeline((QuantizeDynamic(),)).run(three(), context=Context(CPU), limit=1)
     assert counts(after)["MatMul"] == 2
     assert sqnr_db(three(), after) > 30
+
+
+@pytest.mark.parametrize("capabilities", [CPU, PORTABLE])
+@pytest.mark.parametrize("second", ["y = MatMul (t, v)", "u = Gemm <alpha = 3.0> (t, v) y = Add (u, t)"])
+def test_a_product_of_a_product_reads_the_one_written_anew(second: str, capabilities: Capabilities) -> None:
+    """As in a matrix of low rank, x @ A @ B; a Mul that the pass itself has written is no gate."""
+    text = f"g (float[B,32] x, float[32,32] w, float[32,32] v) => (float[B,32] y) {{ t = MatMul (x, w) {second} }}"
+    model = add_weights(graph_from(text), w=random_array(32, 32), v=random_array(32, 32, seed=1))
+    after, result = quantize(model, capabilities)
+    assert len(result.applied) == 2
+    assert "ReduceMax" not in counts(after)
+    assert sqnr_db(model, after, [{"x": random_array(5, 32, seed=3)}]) > 30
