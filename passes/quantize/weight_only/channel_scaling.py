@@ -120,8 +120,10 @@ class _Scaling:
 
     def _columns_obstacle(self, node: ir.Node, channels: int) -> str:
         site = self.sites.get(node)
-        if site is None or len(site.uses) > 1 or site.columns != channels:
+        if site is None or is_op(node, "Gather") or len(site.uses) > 1 or site.columns != channels:
             return f"it is made by {node.op_type}, into which no division can be worked"
+        if site.other is not None or site.value.is_graph_output():
+            return f"the weight '{site.value.name}' before it is read elsewhere"
         bias = input_at(node, 2)
         return "" if bias is None or constant_tensor(bias) is not None else "the bias before it is computed"
 
@@ -171,7 +173,14 @@ class _Scaling:
         array = np.asarray(site.tensor.numpy())
         scaled = (array.astype(np.float32) * multiplier).astype(array.dtype)
         site.tensor = self.file.tensor(scaled, site.tensor.dtype, array.shape, str(site.value.name))
-        site.value.const_value = site.tensor
+        maker = site.value.producer()
+        if maker is None:
+            site.value.const_value = site.tensor
+            return
+        import onnx_ir as ir
+
+        maker.attributes.clear()
+        maker.attributes.add(ir.AttrTensor("value", site.tensor))
 
 
 def _rows(site: Site) -> Floats:

@@ -122,6 +122,7 @@ REFUSALS: list[tuple[str, Callable[[str], str], str]] = [
     (GATED, lambda text: text.replace("h = Mul (a, u)", "h = Add (a, u)"), "made by Add"),
     (GATED, lambda text: text.replace("y = M", "q = Exp (u) y = M"), "neither factor"),
     (RELU, lambda text: text.replace("h = Relu", "h = Tanh"), "made by Tanh"),
+    (RELU, lambda text: text.replace("h = Relu", "q = Neg (first) h = Relu"), "'first' before it is read elsewhere"),
 ]
 
 
@@ -145,3 +146,31 @@ def test_a_weight_that_stays_in_float_is_refused_and_the_limit_holds() -> None:
     moments = second_moments(model, [{"x": random_array(2, 5, 64)}])
     scale_channels(copy, sites, lambda site: GRID if site is sites[0] else None, moments, recorder)
     assert any("stays in float" in event.reason for event in recorder.refused)
+
+
+def test_a_weight_in_a_constant_node_is_scaled_too() -> None:
+    model = weights(graph_from(RELU))
+    first = model.graph.initializers.pop("first")
+    assert first.const_value is not None
+    node = ir.node("Constant", [], {"value": first.const_value}, name="first")
+    model.graph.insert_before(model.graph[0], node)
+    first.replace_all_uses_with(node.outputs[0])
+    node.outputs[0].name = "first"
+    after, recorder = scaled(model)
+    assert [event.rule for event in recorder.applied] == ["scale-channels"]
+    np.testing.assert_allclose(outputs(after)[0], outputs(model)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_of_a_square_table_are_no_channels() -> None:
+    """The entries of a row are what the product after a Gather sums over, not the rows."""
+    model = graph_from(
+        "g (int64[N] i, float[64,64] t, float[64,40] w) => (float[N,40] y) { h = Gather (t, i) y = MatMul (h, w) }"
+    )
+    table = random_array(64, 64)
+    table[:, 9] *= 40
+    model = add_weights(model, t=table, w=random_array(64, 40, seed=1))
+    feeds = [{"i": np.arange(64)}]
+    recorder, copy = Recorder("test", Budget()), model.clone()
+    scale_channels(copy, find_sites(copy)[0], lambda _: GRID, second_moments(model, feeds), recorder)
+    assert any("made by Gather" in event.reason for event in recorder.refused)
+    assert np.array_equal(run_model(copy, feeds)[0]["y"], run_model(model, feeds)[0]["y"])
