@@ -88,13 +88,17 @@ class QuantizeWeights(Pass):
         statistics = statistics_by_value(context.moments, propagates=method.propagates)
         order = {node: index for graph in model.graphs() for index, node in enumerate(graph)}
         editor, spill = Editor(model), SpillFile()
-        for site in sites:
+        for site in sorted(sites, key=lambda site: _first_product(site, order)) if method.propagates else sites:
             reason = site.problem()
             try:
                 if reason:
                     raise _Unfit(reason)
-                quantized = self._quantized(site, context, statistics)
-                if quantized is not None and recorder.may_apply(site.uses[0].node, self._rule(site, quantized.grid)):
+                grid = self._grid(site, context)
+                if context.budget.is_spent:
+                    continue
+                known = self._statistics(site, statistics, has_samples=bool(context.moments))
+                quantized = _quantized(site, grid, self.method, known)
+                if recorder.may_apply(site.uses[0].node, self._rule(site, grid, known)):
                     _write(site, quantized, editor, spill, order)
             except _Unfit as error:
                 recorder.refuse(site.uses[0].node, str(error))
@@ -106,13 +110,6 @@ class QuantizeWeights(Pass):
             return None if site.problem() else self._grid(site, context)
         except _Unfit:
             return None
-
-    def _quantized(self, site: Site, context: Context, statistics: Lookup) -> BlockCodes | None:
-        """Return the codes of a weight, or None when no more rewrites may be made."""
-        grid = self._grid(site, context)
-        if context.budget.is_spent:
-            return None
-        return _quantized(site, grid, self.method, self._statistics(site, statistics))
 
     def _grid(self, site: Site, context: Context) -> Grid:
         support = context.capabilities.weight_only
@@ -136,24 +133,41 @@ class QuantizeWeights(Pass):
             )
         return Grid(4 if bits == 4 else 8, group, symmetric, negative_scales=support.negative_scales)
 
-    def _rule(self, site: Site, grid: Grid) -> str:
+    def _rule(self, site: Site, grid: Grid, known: InputStatistics | None) -> str:
         """Return what the event calls the rewrite: "int4 group 32 instead of 128"."""
         parts = [f"int{grid.bits}", _group_text(grid.group)]
         if grid.group != self.group and self.group < site.rows and site.rows % self.group:
             parts.append(f"instead of {self.group}, which does not divide {site.rows}")
+        source = _first_source(site)
+        if METHODS[self.method].needs_samples and known is None and source is not None:
+            parts.append(f"to nearest, without statistics of '{source.name}'")
         return " ".join(parts)
 
-    def _statistics(self, site: Site, statistics: Lookup) -> InputStatistics | None:
+    def _statistics(self, site: Site, statistics: Lookup, *, has_samples: bool) -> InputStatistics | None:
+        """Return those of the first input that has any; None where the method needs none, or for a table alone.
+
+        Samples tell nothing of what is inside subgraphs, nor of inputs with too many channels: those weights are
+        rounded to nearest.
+        """
         if not METHODS[self.method].needs_samples:
             return None
-        found = [statistics(use.source) for use in site.uses if use.source is not None]
-        known = [each for each in found if each is not None]
-        if not known and any(use.source is not None for use in site.uses):
+        sources = [use.source for use in site.uses if use.source is not None]
+        found = next((known for known in map(statistics, sources) if known is not None), None)
+        if found is None and sources and not has_samples:
             raise UsageError(
                 f"The method '{self.method}' needs samples, and there are none of what '{site.value.name}' multiplies.",
                 hint="Give representative inputs with --calibration, or take method=rtn.",
             )
-        return known[0] if known else None
+        return found
+
+
+def _first_source(site: Site) -> ir.Value | None:
+    return next((use.source for use in site.uses if use.source is not None), None)
+
+
+def _first_product(site: Site, order: Mapping[ir.Node, int]) -> int:
+    """Return the place of the first product, by which weights are taken where each sees what those before it did."""
+    return min((order[use.node] for use in site.uses if use.source is not None), default=-1)
 
 
 def _group_text(group: int) -> str:

@@ -15,6 +15,7 @@ from passes.errors import UsageError
 from passes.execution import run_model
 from passes.parse import pipeline_from_text
 from passes.pipeline import Pipeline
+from passes.quantize.moments import second_moments
 from passes.quantize.weight_only.quantize_weights import QuantizeWeights
 from passes.serialization import load_model, save_model
 from tests.support.rewriting import add_weights, counts, graph_from, random_array, reasons
@@ -286,3 +287,45 @@ def test_an_unknown_option_is_an_error(text: str) -> None:
 def test_text_round_trips() -> None:
     text = "quantize-weights{bits=8,group=32,symmetric=true,head=0}"
     assert str(pipeline_from_text(text)) == text
+
+
+TIED_HEAD = """g (int64[N] i, float[64,64] a, float[64,64] b) => (float[N,64] y) {
+    x = Gather (a, i) f = MatMul (x, b) h = Relu (f) t = Transpose <perm = [1, 0]> (a) y = MatMul (h, t)
+}"""
+TWICE = """g (float[N,64] x, float[64,64] a, float[64,64] b) => (float[N,64] y) {
+    f = MatMul (x, a) h = Relu (f) k = MatMul (h, b) l = Relu (k) y = MatMul (l, a)
+}"""
+INSIDE = """g (float[N,64] x, float[64,64] a, float[64,64] b, bool c) => (float[N,64] y) {
+    f = MatMul (x, a)
+    y = If (c) <then_branch = t () => (float[N,64] q) { q = MatMul (f, b) },
+                else_branch = e () => (float[N,64] r) { r = Relu (f) }>
+}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "rest"),
+    [
+        (TIED_HEAD, {"i": np.arange(8)}, ""),
+        (TWICE, {"x": random_array(8, 64)}, ""),
+        (INSIDE, {"x": random_array(8, 64), "c": np.array(True)}, "to nearest, without statistics of 'f'"),
+    ],
+    ids=["tied", "twice", "inside"],
+)
+def test_gptq_takes_shared_weights_and_those_that_samples_tell_nothing_of(
+    text: str, first: dict[str, np.ndarray], rest: str
+) -> None:
+    model = add_weights(graph_from(text), a=random_array(64, 64, seed=1), b=random_array(64, 64, seed=2))
+    moments = second_moments(model, [first])
+    step = QuantizeWeights(method="gptq", head=8, group=32)
+    after, (result,) = Pipeline((step,)).run(model, context=Context(moments=moments))
+    assert len(result.applied) == 2
+    assert any(rest in event.rule for event in result.applied)
+    assert ("to nearest" in str(result.applied)) == bool(rest)
+    old, new = (run_model(each, (first,))[0]["y"] for each in (model, after))
+    assert np.square(old - new).sum() < 0.03 * np.square(old).sum()
+
+
+def test_gptq_without_any_samples_is_an_error() -> None:
+    model = add_weights(graph_from(TWICE), a=random_array(64, 64), b=random_array(64, 64))
+    with pytest.raises(UsageError, match="needs samples"):
+        Pipeline((QuantizeWeights(method="gptq"),)).run(model)
