@@ -83,7 +83,7 @@ class BlockWeight:
                 _lazy(editor, f"{base}_blocks", "UINT8", (self.columns, self.blocks, width), self._packed_blocks),
                 _lazy(editor, f"{base}_scales", self.scales.dtype.name, (self.columns, self.blocks), self._scales),
                 None
-                if self.zero_points is None
+                if not self._has_zero_points
                 else _lazy(
                     editor,
                     f"{base}_zero_points",
@@ -148,8 +148,14 @@ class BlockWeight:
 
     def _whole_zero_points(self) -> Codes:
         if self.zero_points is None:
-            return np.full((self.columns, self.blocks), 1 << (self.bits - 1), np.uint8)
+            zero = 0 if self._has_zero_points else 1 << (self.bits - 1)
+            return np.full((self.columns, self.blocks), zero, np.uint8)
         return np.asarray(self._by_block(self.zero_points), np.uint8)
+
+    @property
+    def _has_zero_points(self) -> bool:
+        """Return whether the operators must be given zero points: without, theirs is the middle code, ONNX's is 0."""
+        return self.zero_points is not None or self.codes.dtype.name.startswith("UINT")
 
     def _zero_points(self) -> Codes:
         """Return the zero points [N, bytes]; two 4-bit ones share a byte, and each column begins with a byte."""

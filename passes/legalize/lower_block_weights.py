@@ -61,7 +61,7 @@ class LowerBlockWeights(Pass):
         if found is None:
             return
         operator = _LOOKUP if is_lookup else _PRODUCT
-        reason = found.problem() or (_lookup_obstacle(node, context) if is_lookup else _obstacle(node))
+        reason = found.problem() or (_lookup_obstacle(found, context) if is_lookup else _obstacle(node))
         reason = reason or lacks_kernel(context, operator, found.node.inputs[1])  # the scales have the data's type
         if reason:
             recorder.refuse(node, reason)
@@ -102,7 +102,9 @@ def _obstacle(node: ir.Node) -> str:
     return ""
 
 
-def _lookup_obstacle(node: ir.Node, context: Context) -> str:
+def _lookup_obstacle(weight: BlockWeight, context: Context) -> str:
     if not has_contrib(context, _LOOKUP):
         return f"the runtime has no {_LOOKUP}"
+    if weight.rows * weight.bits % 8:
+        return f"a row of {weight.rows} codes of {weight.bits} bits ends within a byte"
     return ""

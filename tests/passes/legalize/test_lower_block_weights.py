@@ -167,3 +167,21 @@ def test_a_runtime_without_the_kernels_keeps_standard_onnx() -> None:
     after, (result,) = Pipeline((LowerBlockWeights(),)).run(model, context=Context(PORTABLE))
     assert not result.applied
     assert ir.to_onnx_text(after) == ir.to_onnx_text(model)
+
+
+def test_a_table_whose_rows_end_within_a_byte_is_refused() -> None:
+    model = add_weights(graph_from(TABLE.format(K=65)), w=random_array(80, 65))
+    after, result = lower(Pipeline((QuantizeWeights(embeddings=4),)).run(model)[0])
+    assert reasons(result) == ["a row of 65 codes of 4 bits ends within a byte"]
+    assert counts(after) == {"DequantizeLinear": 1, "Gather": 1}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_unsigned_codes_without_zero_points_are_counted_from_0(bits: int) -> None:
+    """ONNX's zero point is 0 where none is given, that of the operators the middle code."""
+    model = quantized("y = MatMul(x, w)", QuantizeWeights(bits=bits, head=bits, group=16, symmetric=False))
+    dequantize = next(node for node in model.graph if node.op_type == "DequantizeLinear")
+    dequantize.resize_inputs(2)
+    after, _ = lower(model)
+    assert counts(after) == {"MatMulNBits": 1}
+    assert difference(model, after, x=random_array(5, 64, seed=1)) < 2e-6
