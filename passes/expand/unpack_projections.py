@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from passes.base import Context, Pass, PassResult
 from passes.editing import Editor
 from passes.fusion.projection import Projection, projection_of
-from passes.matching import constant_array, constant_integers, input_at, integer, is_op, other_readers
+from passes.matching import constant_array, constant_integers, input_at, integer, integers, is_op, other_readers
 from passes.shapes import infer_shapes
 
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ def _widths(node: ir.Node, packed: Projection, facts: ShapeFacts) -> Sequence[in
     sizes = input_at(node, 1)
     if sizes is not None:
         return constant_integers(sizes) or ()
+    before_13 = integers(node, "split")
+    if before_13 is not None:
+        return before_13
     weight = facts.shape(packed.weight)
     if weight is None or weight[-1] is None or weight[-1].symbols:
         return ()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from passes.base import Context
+from passes.expand.unpack_projections import UnpackProjections
 from passes.parse import pipeline_from_text
 from passes.serialization import load_model, save_model
 from tests.support.golden import assert_lines, assert_refused, assert_rewritten
-from tests.support.rewriting import add_weights, graph_from, random_array
+from tests.support.rewriting import add_weights, counts, graph_from, random_array, rewrite
 
 PASS = "unpack-projections,eliminate-dead-code"
 WEIGHTS = {"w": random_array(6, 8, seed=1), "b": random_array(8, seed=2), "wide": random_array(2, 6, 8, seed=3)}
@@ -125,3 +126,10 @@ def test_columns_of_a_large_weight_are_read_in_blocks(tmp_path: Path) -> None:
     arrays = sorted((tensor.numpy() for tensor in parts if tensor is not None), key=lambda array: array.shape[1])
     assert np.array_equal(arrays[0], weight[:, :1])
     assert np.array_equal(arrays[1], weight[:, 1:])
+
+
+def test_the_sizes_of_an_early_opset_are_an_attribute() -> None:
+    text = _text("y = MatMul (x, w) p, q = Split <axis = 2, split = [3, 5]> (y)")
+    model = add_weights(graph_from(text, opset=11), **WEIGHTS)
+    after, _ = rewrite(model, UnpackProjections(), feeds=({"x": random_array(2, 4, 6)},))
+    assert counts(after) == {"MatMul": 2}
