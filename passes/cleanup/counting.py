@@ -36,8 +36,8 @@ class Counting:
 
 def counting_of(value: ir.Value | None, facts: ShapeFacts, *, depth: int = _DEPTH) -> Counting | None:
     """Return how `value` counts, or None where it is not known to."""
-    if value is None or depth == 0:
-        return None
+    if value is None or depth == 0 or value.dtype is None or value.dtype.value not in _INTEGERS:
+        return None  # floats may count from a half on
     array = constant_array(value, max_bytes=_TABLE_BYTES)
     if array is not None:
         return _of_array(array)

@@ -114,6 +114,21 @@ def test_any_other_mask_stays(lines: str) -> None:
     assert "is_causal" not in attention.attributes
 
 
+def test_places_that_count_from_a_half_on_are_no_triangle() -> None:
+    text = """g (float[B,2,5,8] q, float[B,2,5,8] k, float[B,2,5,8] v) => (float[B,2,5,8] y) {
+        zero = Constant <value = float {0.0}> () half = Constant <value = float {0.5}> ()
+        one = Constant <value = float {1.0}> () end = Constant <value = float {5.0}> ()
+        later = Constant <value = float {5.5}> ()
+        at0 = Constant <value = int64[1] {0}> () at1 = Constant <value = int64[1] {1}> ()
+        r = Range (half, later, one) c = Range (zero, end, one)
+        row = Unsqueeze (r, at0) column = Unsqueeze (c, at1) seen = LessOrEqual (row, column)
+        hide = Constant <value = float {-1e9}> () mask = Where (seen, zero, hide)
+        y = Attention <scale = 0.5> (q, k, v, mask)
+    }"""
+    after, _ = transformed(text, "fuse-attention", feeds=({name: feeds()[0][name] for name in "qkv"},))
+    assert "is_causal" not in after.graph[-1].attributes
+
+
 def test_a_triangle_of_other_lengths_is_refused() -> None:
     text = """g (float[B,2,S,8] q, float[B,2,T,8] k, float[B,2,T,8] v) => (float[B,2,S,8] y) {
         zero = Constant <value = int64 {0}> () one = Constant <value = int64 {1}> ()
