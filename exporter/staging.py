@@ -38,16 +38,21 @@ def staged_folder(out: Path) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     except OSError as error:
         raise _unwritable(out, error.strerror or str(error)) from error
+    interrupts: list[int] = []
     try:
-        with _interrupts() as interrupts:
+        with _interrupts(interrupts):
             yield staging
             if interrupts:  # some library caught the KeyboardInterrupt; the user still meant it
                 raise KeyboardInterrupt
             staging.chmod(0o777 & ~_umask())
             _swap(staging, out)
-    except GraphwrightError:
+    except GraphwrightError as error:
+        if interrupts:  # an import that was cut short reads like a broken package
+            raise KeyboardInterrupt from error
         raise
     except Exception as error:
+        if interrupts:
+            raise KeyboardInterrupt from error
         # A runtime's own writer reports a full disk in its own way, so the disk is asked as well.
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise _unwritable(out, error.strerror or str(error)) from error
@@ -111,11 +116,10 @@ def _umask() -> int:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Turn SIGTERM, like SIGINT, into KeyboardInterrupt inside the block, and yield the list of those that came."""
-    came: list[int] = []
+def _interrupts(came: list[int]) -> Iterator[None]:
+    """Turn SIGTERM, like SIGINT, into KeyboardInterrupt inside the block, and append those that come to `came`."""
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield
         return
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -124,7 +128,7 @@ def _interrupts() -> Iterator[list[int]]:
 
     previous = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came
+        yield
     finally:
         for sign, handler in previous.items():
             signal.signal(sign, handler)

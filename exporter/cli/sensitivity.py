@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--target", default="onnxruntime", show_default=True, help="Whose int8: name or name:key=value,...")
 @click.option("--samples", type=click.IntRange(min=1), default=4, show_default=True, help="Batches to run at most.")
 @click.option("--quantize", metavar="PASS", help="The int8 pass with options: 'quantize-static{smooth=false}'.")
-@click.option("--ranges", metavar="METHOD", help="Activation ranges: mse, minmax or percentile.  [default: mse]")
+@click.option("--ranges", metavar="METHOD", help="Activation ranges, by a method of `build --ranges`.  [default: mse]")
 @click.option("--pipeline", help="Passes to run instead of the default ones.")
 @click.option("--padding-mask", help="Input [batch, sequence] whose zeros mark padding: not compared there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter.staging import MARKER, staged_folder
-from passes.errors import UsageError
+from passes.errors import MissingDependency, UsageError
 
 BUILD = '{{"kind": "graphwright-build", "source": "{}"}}'
 
@@ -117,4 +117,16 @@ def test_a_file_of_the_user_s_in_a_build_is_never_deleted(tmp_path: Path) -> Non
 def test_an_interrupt_that_a_library_swallows_still_ends_the_build(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out"), contextlib.suppress(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+    assert names(tmp_path) == []
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error_is_told_as_an_interrupt(tmp_path: Path) -> None:
+    def cut_short() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise MissingDependency("The source needs 'runtime'.", hint="runtime is installed but broken") from error
+
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out"):
+        cut_short()
     assert names(tmp_path) == []

@@ -221,7 +221,8 @@ def test_an_interrupt_leaves_nothing(model: Path, samples: Path, tmp_path: Path,
     assert list(out.parent.iterdir()) == []
 
 
-def test_an_interrupt_while_optimize_saves_leaves_what_was_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_optimize_saves_leaves_what_was_there(tmp_path: Path, sign: signal.Signals) -> None:
     import passes.serialization as files
     from tests.support.rewriting import add_weights, graph_from, random_array
 
@@ -242,7 +243,7 @@ def test_an_interrupt_while_optimize_saves_leaves_what_was_there(tmp_path: Path)
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "saving"
     assert len(list(tmp_path.iterdir())) == 3
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sign)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Interrupted" in errors
