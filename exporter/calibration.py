@@ -6,9 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from exporter.report.progress import Progress
+from exporter.sample_hash import hash_of_samples
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,7 +39,7 @@ def calibrated_ranges(
 
     made_from: dict[str, str] = {}
     if cache is not None:
-        made_from = {"graph": _hash_of_model(file), "samples": _hash_of_samples(samples), "method": method}
+        made_from = {"graph": _hash_of_model(file), "samples": hash_of_samples(samples), "method": method}
         known = load_ranges(cache, made_from=made_from)
         if known is not None:
             return known
@@ -57,13 +56,4 @@ def _hash_of_model(file: Path) -> str:
             with part.open("rb") as stream:
                 while piece := stream.read(_CHUNK_BYTES):
                     digest.update(piece)
-    return digest.hexdigest()
-
-
-def _hash_of_samples(samples: Samples) -> str:
-    digest = hashlib.sha256()
-    for feeds in samples:
-        for name, array in sorted(feeds.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

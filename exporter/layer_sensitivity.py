@@ -122,14 +122,14 @@ def _measured(recipe: Recipe, samples: int, work: Path, progress: Progress, star
     padding = _padding(recipe, opened, feeds, work)
     with open_switchboard(optimized, quantized, result, threads=recipe.thread_count) as board:
         progress.stage(f"{len(board.names)} operators alone in int8", len(board.names) * len(feeds))
-        layers = measure_layers(board, feeds, padding=padding, advance=progress.advance)
+        layers, measured = measure_layers(board, feeds, padding=padding, advance=progress.advance)
     progress.done()
     return SensitivityReport(
         source=recipe.source,
         target=str(request),
         layers=layers,
         refused=tuple(event for event in result.refused if event.rule.startswith("int8 ")),
-        samples=len(feeds),
+        samples=measured,
         calibration_samples=found.samples,
         seconds=time.perf_counter() - started,
         settings={"quantize": recipe.quantize, "ranges": recipe.ranges, "threads": recipe.thread_count},

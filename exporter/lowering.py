@@ -164,9 +164,17 @@ def artifact_accuracy(
 
 
 def typed_stage(
-    job: Job, model: ir.Model, original: Original, *, stage: str, work: Path, progress: Progress
+    job: Job,
+    model: ir.Model,
+    original: Original,
+    *,
+    stage: str,
+    work: Path,
+    progress: Progress,
+    judged_as: Precision | None = None,
 ) -> StageAccuracy:
-    row = judged_precision(original, job.options.precision)
+    """Return how the graph of an artifact does on the held-out samples; `judged_as` is as for `artifact_accuracy`."""
+    row = judged_precision(original, judged_as or job.options.precision)
     gates = gates_for(row, stage=stage, target=job.target.name, user_gates=original.gates)
     return graph_accuracy(
         model, original, stage=stage, precision=job.options.precision, gates=gates, work=work, progress=progress

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from exporter.artifacts import BUILD_FORMAT
 from exporter.environment import package_versions
 from exporter.evaluation.quantized_speed import judge_over_float
 from exporter.evaluation.speed import judge_size, judge_speed
-from exporter.evaluation.tolerance import GRAPH_STAGES, gates_for
+from exporter.evaluation.tolerance import FLOATS, GRAPH_STAGES, OVER_FLOAT, UserGate, gates_for
 from exporter.graphs import MODEL_FILE
+from exporter.jobs import Job
 from exporter.lowering import Lowered
 from exporter.original import Original
+from exporter.precisions import AUTO
 from exporter.recipe import Recipe
 from exporter.results import ArtifactReport, BuildReport, Gate, StageAccuracy, Verdict
-from exporter.search.margins import auto_gates
+from exporter.search.margins import JUDGED_AS, auto_gates
 from exporter.timing import EAGER, Speeds
 from passes.errors import ExitCode, worst
 from targets.base import DimRange
@@ -46,6 +48,7 @@ def judged(
     )
     gates: tuple[Gate, ...] = judge_speed(specs, slowest, reason=speeds.not_measured)
     gates += judge_over_float(specs, replace(report, speed=comparisons), siblings, reason=speeds.not_measured)
+    gates += _unheld(job, original.gates, siblings)
     gates += judge_size(specs, artifact_bytes=report.size_bytes, model_bytes=model_bytes)
     waived = _waived(lowered, recipe)
     codes = [report.exit_code, *map(_exit_code, gates)]
@@ -65,6 +68,17 @@ def judged(
     return replace(
         report, speed=comparisons, gates=gates, waived=waived, verdict=verdict, reason=reason, exit_code=code
     )
+
+
+def _unheld(job: Job, user_gates: Sequence[UserGate], siblings: Iterable[ArtifactReport]) -> tuple[Gate, ...]:
+    """Return, not run, the gate on quantized artifacts that a search left without any: it would pass unseen."""
+    precision = job.options.precision
+    is_held = any(each.precision not in FLOATS for each in siblings if each.target == job.target.name)
+    is_meant = any(gate.precision == AUTO for gate in user_gates if gate.name == OVER_FLOAT)
+    if not job.is_auto or precision not in FLOATS or (is_held and not is_meant):
+        return ()
+    specs = gates_for(JUDGED_AS, stage=job.title, target=job.target.name, user_gates=auto_gates(user_gates))
+    return judge_speed(specs, None, name=OVER_FLOAT, reason=f"the search chose {precision}, which is not quantized")
 
 
 def _exit_code(gate: Gate) -> ExitCode:

@@ -110,7 +110,8 @@ def why_chosen(
     trials: Mapping[Candidate, Trial], race: Race, choice: Choice, strict: Sequence[GateSpec], objective: str
 ) -> str:
     """Return in one sentence why this candidate was taken, with the figures of those that it was taken before."""
-    chosen, whole = choice.candidate, Candidate("int8")
+    chosen = choice.candidate
+    whole = Candidate("int8", chosen.rest)
     times = {each.title: _time(race, each) for each in race.latencies if each.is_plain and each != chosen}
     others = "; ".join(f"{title} takes {time}" for title, time in times.items())
     shortfall = _shortfall(trials.get(whole), strict, objective)
@@ -119,18 +120,32 @@ def why_chosen(
         return f"no candidate meets the gates on the validation samples; the most accurate is {chosen.title} ({best})"
     if chosen.precision != "int8":
         met = [each for each in race.latencies if each.precision == "int8" and trials[each].is_met(strict)]
-        why = "quantized is slower" if met else "no int8 mixture that was tried meets the gates"
+        why = "no int8 mixture that was tried meets the gates"
         if met:
             quickest = min(met, key=race.cost)
+            is_slower = race.cost(quickest) > race.cost(chosen)
+            why = "quantized is slower" if is_slower else "quantized is hardly faster"
             why += f": {quickest.title} takes {_time(race, quickest)}"
         elif shortfall:
             why += f" (int8: {shortfall})"
-        text = f"{chosen.title} is the fastest that meets the gates, {_time(race, chosen)}: {why}"
+        text = f"{_praise(trials, race, chosen, strict)}: {why}"
+    elif chosen.keep and shortfall:
+        text = f"{whole.title} alone misses the gates ({shortfall}); {chosen.title} meets them, {_time(race, chosen)}"
     elif chosen.keep:
-        text = f"int8 alone misses the gates ({shortfall}); {chosen.title} meets them, {_time(race, chosen)}"
+        text = _praise(trials, race, chosen, strict)
     else:
         text = f"{chosen.title} meets the gates with no operator kept, {_time(race, chosen)}"
     return "; ".join(filter(None, (text, others, choice.note)))
+
+
+def _praise(trials: Mapping[Candidate, Trial], race: Race, chosen: Candidate, strict: Sequence[GateSpec]) -> str:
+    met = [each for each in race.latencies if each == chosen or trials[each].is_met(strict)]
+    fastest = min(met, key=race.cost)
+    time = _time(race, chosen)
+    if race.cost(chosen) <= race.cost(fastest):
+        return f"{chosen.title} is the fastest that meets the gates, {time}"
+    behind = f"{SAME_SPEED - 1:.0%} of the fastest that meets the gates ({fastest.title})"
+    return f"{chosen.title} is within {behind} and more accurate, {time}"
 
 
 def kept_layers(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from exporter.environment import describe_environment
 from exporter.evaluation.references import ReferenceOutputs, record_references
 from exporter.graphs import MODEL_FILE, Graphs
+from exporter.sample_hash import hash_of_samples
 from exporter.search.code import hash_of_own_code
 from exporter.search.sensitivity import chosen_samples
-from exporter.search.splitting import hash_of, split
+from exporter.search.splitting import split
 from exporter.timing import timing_feeds
 from targets.manifest import sha256_of
 
@@ -63,7 +63,7 @@ def prepare(
     facts = {
         "source": original.sha256,
         "graph": [sha256_of(file) for file in files],
-        "samples": hash_of(original.calibration),
+        "samples": hash_of_samples(original.calibration),
         "ranges": recipe.ranges,
         "padding_mask": recipe.padding_mask,
         "threads": original.threads,
@@ -78,11 +78,3 @@ def prepare(
         facts,
         ranges.samples,
     )
-
-
-def cache_folder(recipe: Recipe) -> Path:
-    """Return where searches keep their findings: the recipe's folder, or graphwright's in the user's cache."""
-    if recipe.search_cache is not None:
-        return Path(recipe.search_cache).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "graphwright" / "search"

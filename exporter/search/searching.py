@@ -21,13 +21,14 @@ from exporter.results import ArtifactReport, StageAccuracy, Verdict
 from exporter.search.candidates import Candidate, job_of, space_of
 from exporter.search.choice import Choice, choose, kept_layers, merit, told_trials, why_chosen
 from exporter.search.findings import LayerSensitivity, SearchReport
-from exporter.search.ground import Ground, cache_folder
+from exporter.search.ground import Ground
 from exporter.search.margins import JUDGED_AS, auto_gates, budget, objective_of, with_margin
 from exporter.search.racing import MOST_TIMED, Race, race
-from exporter.search.sensitivity import measure_layers, predictor
+from exporter.search.records import read_record, records_folder, write_record
+from exporter.search.sensitivity import layers_from_record, measure_layers, predictor
 from exporter.search.strategy import Ranking, explore, guessed_number, keeping_order
 from exporter.search.switchboard import open_switchboard
-from exporter.search.trials import Trials, cache_key, read_record, write_record
+from exporter.search.trials import Trials
 from passes.base import node_label
 from passes.errors import BuildFailed, ExitCode, GraphwrightError, UsageError, worst
 from passes.quantize.static import QuantizeStatic
@@ -82,6 +83,7 @@ class _Search:
     work: Path
     progress: Progress
     layers: tuple[LayerSensitivity, ...] = ()
+    cache_note: str = ""
 
     def lowered(self, staging: Path) -> Lowered:
         gates = budget(self.original.gates, target=self.job.target.name)
@@ -109,6 +111,7 @@ class _Search:
             "quantize": self.job.quantize,
             "dims": {name: asdict(dim) for name, dim in sorted(self.job.options.dims.items())},
         }
+        folder, self.cache_note = records_folder(self.recipe, facts)
         return Trials(
             job=self.job,
             graphs=self.ground.graphs,
@@ -117,32 +120,33 @@ class _Search:
             specs=strict,
             work=self.work,
             most=self.recipe.trials,
-            folder=cache_folder(self.recipe) / cache_key(facts),
+            folder=folder,
             advance=lambda _: self.progress.advance(),
         )
 
     def _ranking(self, trials: Trials, gates: Sequence[GateSpec]) -> Ranking:
         """Measure every operator's sensitivity, or read it back, and guess how many have to be kept."""
         making = ArtifactMaking(job_of(Candidate("int8"), self.job), self.ground.graphs)
-        quantized = making.typed()
+        try:
+            quantized = making.typed()
+        except BuildFailed:  # nothing can be int8: the trial of int8 alone has told why
+            return Ranking((), {})
         results = making.pipeline.results if making.pipeline is not None else ()
         result = next((each for each in results if each.name == QuantizeStatic.name), None)
         if result is None:
             return Ranking((), {})
-        assert trials.folder is not None
-        path = trials.folder / "sensitivity.json"
-        optimized, padding = self.ground.graphs.optimized, self.original.padding
+        path = trials.folder / "sensitivity.json" if trials.folder is not None else None
+        optimized, padding, sensed = self.ground.graphs.optimized, self.original.padding, self.ground.sensed
         with open_switchboard(optimized, quantized, result, threads=self.original.threads) as board:
-            record = read_record(path)
-            if record is not None:
-                self.layers = tuple(LayerSensitivity(**layer) for layer in record["layers"])
-            else:
-                self.progress.stage(f"sensitivity for {self.job.title}", len(board.names) * len(self.ground.sensed))
-                self.layers = measure_layers(board, self.ground.sensed, padding=padding, advance=self.progress.advance)
-                write_record(path, {"layers": [asdict(layer) for layer in self.layers]})
+            self.layers = (read_record(path, layers_from_record) if path is not None else None) or ()
+            if not self.layers:
+                self.progress.stage(f"sensitivity for {self.job.title}", len(board.names) * len(sensed))
+                self.layers, _ = measure_layers(board, sensed, padding=padding, advance=self.progress.advance)
+                if path is not None:
+                    write_record(path, {"layers": [asdict(layer) for layer in self.layers]})
             order = keeping_order(self.layers)
             self.progress.stage(f"search {self.job.title}: which operators to keep")
-            guess = guessed_number(order, predictor(board, self.ground.sensed, with_margin(gates), padding=padding))
+            guess = guessed_number(order, predictor(board, sensed, with_margin(gates), padding=padding))
         return Ranking(order, {layer.name: layer.share for layer in self.layers}, guess)
 
     def _worth_timing(
@@ -171,7 +175,7 @@ class _Search:
         objective: str,
     ) -> SearchReport:
         operators = {node_label(node): node.op_type for node in self.ground.graphs.optimized.graph}
-        notes = list(times.notes)
+        notes = [*times.notes, *filter(None, [self.cache_note])]
         if not any(spec.is_users for spec in gates):
             notes.append("No accuracy gate was given: the search kept to int8's default gates. Give one with --gate.")
         if times.is_disturbed:
@@ -228,7 +232,9 @@ class _Search:
         if typed is self.ground.graphs.optimized:
             return ()
         title = f"{job.options.precision} for {job.title}"
-        return (typed_stage(job, typed, judge, stage=title, work=self.work, progress=self.progress),)
+        return (
+            typed_stage(job, typed, judge, stage=title, work=self.work, progress=self.progress, judged_as=JUDGED_AS),
+        )
 
 
 def _failed(result: ArtifactReport, report: SearchReport) -> ArtifactReport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,14 +42,15 @@ def measure_layers(
     padding: Padding | None = None,
     budget_s: float = BUDGET_S,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[LayerSensitivity, ...]:
-    """Return each operator's sensitivity, in graph order: what the float graph gives is the truth here.
+) -> tuple[tuple[LayerSensitivity, ...], int]:
+    """Return each operator's sensitivity, in graph order, and how many samples were run; the float graph is the truth.
 
     At least one sample is run; `advance` is called after each operator's run.
     """
     differences: dict[str, dict[str, Difference]] = {name: {} for name in board.names}
     work = dict.fromkeys(board.names, 0)
     started = time.monotonic()
+    done = 0
     for done, feeds in enumerate(samples, start=1):
         truth = board.run(feeds, ())
         for name, amount in board.work(feeds).items():
@@ -60,10 +61,11 @@ def measure_layers(
         if (time.monotonic() - started) * (done + 1) / done > budget_s:
             break
     total = max(1, sum(work.values()))
-    return tuple(
+    layers = tuple(
         _layer(switch.name, switch.op_type, differences[switch.name], share=work[switch.name] / total)
         for switch in board.graph.switches
     )
+    return layers, done
 
 
 def predictor(
@@ -80,6 +82,11 @@ def predictor(
         return holds(tuple(difference.result() for difference in found.values()), specs)
 
     return is_predicted
+
+
+def layers_from_record(record: Mapping[str, Any]) -> tuple[LayerSensitivity, ...]:
+    """Return the sensitivities that an earlier search wrote down."""
+    return tuple(LayerSensitivity(**layer) for layer in record["layers"])
 
 
 def holds(outputs: Sequence[OutputAccuracy], specs: Sequence[GateSpec]) -> bool:

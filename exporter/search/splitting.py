@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
     from exporter.samples import Samples
-    from exporter.sources.base import Feeds
     from targets.base import Array
 
 MOST_VALIDATION = 64
@@ -49,18 +45,3 @@ def split(samples: Samples) -> tuple[Part, Part]:
             hint="Give several batches with --calibration: 8 at the least, 50 to 500 inputs together.",
         )
     return Part(samples, 0), Part(samples, 1, MOST_VALIDATION)
-
-
-def hash_of(samples: Samples) -> str:
-    """Return the SHA-256 of all samples: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for feeds in samples:
-        _add(digest, feeds)
-    return digest.hexdigest()
-
-
-def _add(digest: hashlib._Hash, feeds: Feeds) -> None:
-    for name, value in sorted(feeds.items()):
-        array = np.ascontiguousarray(value)
-        digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(array.tobytes())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from exporter.evaluation.accuracy import compare_runs, judge_outputs
 from exporter.lowering import ArtifactMaking
 from exporter.results import OutputAccuracy, PipelineReport
 from exporter.search.candidates import Candidate, job_of
+from exporter.search.records import read_record, write_record
 from exporter.search.sensitivity import holds
 from exporter.search.strategy import TrialsSpent
 from passes.errors import CannotRun, ExitCode, GraphwrightError, MissingDependency, UsageError
@@ -153,44 +151,19 @@ class Trials:
 
     def _read(self, candidate: Candidate) -> Trial | None:
         path = self._path(candidate)
-        record = read_record(path) if path is not None else None
-        if record is None:
-            return None
-        outputs = tuple(
-            OutputAccuracy(**{**output, "problems": tuple(output["problems"]), "notes": tuple(output["notes"])})
-            for output in record["outputs"]
-        )
-        refused = tuple((node, reason) for node, reason in record["refused"])
-        return Trial(candidate, outputs, record["size_bytes"], record["reason"], refused)
+        return read_record(path, partial(_trial_from_record, candidate)) if path is not None else None
 
     def _write(self, trial: Trial) -> None:
+        """Keep a trial that ran; what failed may have failed for want of time or memory, and is tried again."""
         path = self._path(trial.candidate)
-        if path is not None:
+        if path is not None and not trial.reason:
             write_record(path, asdict(trial))
 
 
-def cache_key(facts: Mapping[str, Any]) -> str:
-    """Return the name of the folder that holds what was found under exactly these facts."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return a record; None where there is none, or one that cannot be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _trial_from_record(candidate: Candidate, record: Mapping[str, Any]) -> Trial:
+    outputs = tuple(
+        OutputAccuracy(**{**output, "problems": tuple(output["problems"]), "notes": tuple(output["notes"])})
+        for output in record["outputs"]
+    )
+    refused = tuple((node, reason) for node, reason in record["refused"])
+    return Trial(candidate, outputs, record["size_bytes"], record["reason"], refused)

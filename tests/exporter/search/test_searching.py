@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 import exporter
@@ -14,8 +16,8 @@ from exporter.evaluation.speed import Measurement
 from exporter.results import ArtifactReport
 from exporter.search import racing
 from exporter.search.findings import SearchReport
-from exporter.search.trials import Trials
-from passes.errors import ExitCode
+from exporter.search.trials import Trial, Trials
+from passes.errors import ExitCode, UsageError
 from tests.support.ruined_model import RUINED, ruined_model, ruined_samples
 
 
@@ -177,10 +179,70 @@ def test_one_sample_cannot_be_split(files: dict[str, Any], tmp_path: Path) -> No
 
 def test_the_held_out_samples_have_the_last_word(files: dict[str, Any], tmp_path: Path) -> None:
     lying = ruined_samples(tmp_path / "held_out", seed=1, count=3)
-    import numpy as np
-
     for file in lying.glob("*.npz"):
         np.savez(file, image=np.load(file)["image"] * 1e4)  # far beyond what was calibrated
     artifact = build(files, tmp_path, samples=str(lying))
     assert searched(artifact).is_met
     assert artifact.exit_code is ExitCode.ACCURACY
+
+
+def test_where_nothing_can_be_int8_a_float_graph_is_taken(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[N,4] x) => (float[N,4] y) { y = Softmax (x) }'
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    random = np.random.default_rng(0)
+    for name in ("samples", "calibration"):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            np.savez(tmp_path / name / f"{index}.npz", x=random.standard_normal((6, 4), dtype=np.float32))
+    own = {name: str(tmp_path / name) for name in ("samples", "calibration")}
+    artifact = build({"source": str(tmp_path / "model.onnx"), **own}, tmp_path, gates=())
+    assert artifact.exit_code is ExitCode.OK, artifact.reason
+    assert artifact.precision == "fp32"
+    assert "Nothing in this model could be put into int8" in searched(artifact).why
+
+
+def test_a_damaged_record_is_measured_again(files: dict[str, Any], tmp_path: Path) -> None:
+    first = searched(build(files, tmp_path))
+    records = sorted((tmp_path / "cache").rglob("*.json"))
+    for index, record in enumerate(records):
+        record.write_text(("{}", "[]", '{"outputs": 1}', "\x00")[index % 4])
+    again = searched(build(files, tmp_path))
+    assert again.resumed == 0
+    assert again.chosen == first.chosen
+
+
+def test_a_failure_is_not_kept(files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = Trials._tried
+
+    def short_of_time(self: Trials, candidate: Any) -> Any:
+        return Trial(candidate, reason="out of time") if candidate.precision == "int8" else tried(self, candidate)
+
+    monkeypatch.setattr(Trials, "_tried", short_of_time)
+    assert searched(build(files, tmp_path)).chosen == "fp32"
+    monkeypatch.setattr(Trials, "_tried", tried)
+    assert build(files, tmp_path).precision == "int8"
+
+
+def test_a_cache_that_cannot_be_written(files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"search cache .* cannot be written"):
+        build(files, tmp_path, search_cache=str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    artifact = build(files, tmp_path, search_cache=None)
+    assert artifact.exit_code is ExitCode.OK
+    assert any("Nothing was kept" in note for note in searched(artifact).notes)
+
+
+def test_a_gate_on_quantized_speed_is_not_passed_by_a_float_choice(
+    files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, {"int8": 9.0, "kept": 0.2, "fp32": 4.0, "fp16": 8.0})
+    gates = ("sqnr_db=25", "auto:speedup_over_float=1.0")
+    settings = {"precisions": "auto,fp32", "gates": gates, "speed_seconds": 0.1}
+    artifact = build(files, tmp_path, **settings)
+    assert artifact.precision == "fp32"
+    assert [gate.verdict for gate in artifact.gates] == [exporter.Verdict.NOT_RUN]
+    assert artifact.exit_code is ExitCode.NOT_RUN
+    assert "the search chose fp32" in artifact.gates[0].reason
