@@ -201,6 +201,10 @@ def checked(recipe: Recipe) -> Recipe:
             hint=f"For example: {QuantizeStatic.name}{{granularity=tensor}}",
         )
     weight_pass(recipe.weights)
+    if "bits=" in recipe.weights:
+        raise UsageError(
+            f"'{recipe.weights}' says how many bits, and so does the precision.", hint="Leave bits= out of it."
+        )
     asked = {name for request in recipe.targets for name in (request.name, str(request))}
     for text in recipe.waive:
         check, colon, target = text.partition(":")

@@ -25,7 +25,7 @@ from targets.base import PRECISIONS, Artifact, BuildOptions, Readiness, Runner
 from targets.tensorrt.artifact import write_artifact
 from targets.tensorrt.backend import Package, architectures_of, find_package
 from targets.tensorrt.blockers import find_blockers, precision_blockers
-from targets.tensorrt.capabilities import capabilities_for
+from targets.tensorrt.capabilities import ARCHITECTURES, capabilities_for
 from targets.tensorrt.device import find_gpu
 from targets.tensorrt.settings import architectures_text, settings_from_text
 
@@ -91,10 +91,10 @@ class TensorRtTarget:
     def check(self, options: BuildOptions) -> None:
         """Raise UsageError for an unknown setting, or a precision that a named compute capability lacks."""
         settings = settings_from_text(options.settings)
-        if options.precision not in PRECISIONS:
-            raise UsageError(
-                f"The tensorrt target has no precision '{options.precision}'.", hint=f"It has {', '.join(PRECISIONS)}."
-            )
+        known = frozenset().union(*ARCHITECTURES.values())
+        if options.precision not in known:
+            has = ", ".join(precision for precision in PRECISIONS if precision in known)
+            raise UsageError(f"The tensorrt target has no precision '{options.precision}'.", hint=f"It has {has}.")
         unfit = [sm for sm in settings.architectures if options.precision not in capabilities_for([sm]).precisions]
         if unfit:
             raise UsageError(

@@ -147,3 +147,8 @@ def test_the_int8_pass_and_the_range_method_are_read_and_reach_the_jobs(tmp_path
 def test_wrong_ways_to_quantize_are_refused(values: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         with_overrides(Recipe("m.onnx"), values)
+
+
+def test_the_precision_alone_says_how_many_bits_weights_have() -> None:
+    with pytest.raises(UsageError, match="says how many bits"):
+        checked(Recipe(source="m.onnx", precisions=("int4-weight-only",), weights="quantize-weights{bits=8}"))

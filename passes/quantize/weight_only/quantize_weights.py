@@ -156,7 +156,7 @@ class QuantizeWeights(Pass):
         if found is None and sources and not has_samples:
             raise UsageError(
                 f"The method '{self.method}' needs samples, and there are none of what '{site.value.name}' multiplies.",
-                hint="Give representative inputs with --calibration, or take method=rtn.",
+                hint="Build with samples: graphwright build ... --calibration FILE; or take method=rtn or hqq.",
             )
         return found
 

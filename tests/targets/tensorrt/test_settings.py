@@ -153,3 +153,10 @@ def test_a_failing_nvidia_smi_is_no_gpu(tmp_path: object, monkeypatch: pytest.Mo
         assert device.find_gpu() is None
     finally:
         device.find_gpu.cache_clear()
+
+
+def test_a_precision_that_no_capability_has_is_not_blamed_on_one() -> None:
+    options = BuildOptions(precision="int8-dynamic", settings={"sm": "89"})
+    with pytest.raises(UsageError, match="has no precision 'int8-dynamic'") as refused:
+        TensorRtTarget().check(options)
+    assert "int8-dynamic" not in refused.value.hint
