@@ -33,8 +33,9 @@ class Misfit:
 def misfits(model: ir.Model) -> Iterator[Misfit]:
     """Yield each node of a standard operator that does not exist in the model's opset, or is not used as defined.
 
-    Looked at are the number of inputs and outputs, the names of attributes and those that are required, and the types
-    of inputs: each one allowed, and the same where the definition names them by one letter. Functions are left alone.
+    Looked at are the number of inputs and outputs, inputs that are left out, the names of attributes and those that are
+    required, and the types of inputs: each one allowed, and the same where the definition names them by one letter.
+    Functions are left alone.
     """
     for graph in model.graphs():
         for node in graph:
@@ -72,9 +73,15 @@ def _type_reasons(node: ir.Node, rules: _Rules) -> Iterator[str]:
 
     bound: dict[str, str] = {}
     for index, value in enumerate(node.inputs):
-        if not rules.inputs or value is None or not isinstance(value.type, ir.TensorType):
+        if not rules.inputs:
             continue
         place = rules.inputs[min(index, len(rules.inputs) - 1)]
+        if value is None:
+            if place.is_required:
+                yield f"needs its input {index}"
+            continue
+        if not isinstance(value.type, ir.TensorType):
+            continue
         kind = f"tensor({value.type.dtype.name.lower()})"
         if kind not in place.types:
             yield f"takes no {kind} as input {index}"
@@ -88,6 +95,7 @@ class _Place:
 
     letter: str
     types: frozenset[str]
+    is_required: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +133,5 @@ def _rules_of(op_type: str, domain: str, opset: int) -> _Rules | None:
 
 def _place(formal: onnx.defs.OpSchema.FormalParameter) -> _Place:
     is_plain = "(" in formal.type_str  # one type, written out: nothing to share
-    return _Place("" if is_plain or not formal.is_homogeneous else formal.type_str, frozenset(formal.types))
+    letter = "" if is_plain or not formal.is_homogeneous else formal.type_str
+    return _Place(letter, frozenset(formal.types), formal.option.name == "Single")

@@ -117,3 +117,10 @@ def test_variadic_inputs_of_one_type_are_held_to_it() -> None:
     body = "b (int64 i, bool c, float[2] s) => (bool d, float[2] t) { d = Identity (c) t = Neg (s) }"
     mixed = graph_from(f"g (float[2] x, int64 n) => (float[2] y) {{ y = Loop (n, , x) <body = {body}> }}")
     assert list(misfits(mixed)) == []
+
+
+def test_an_input_that_must_be_there_is_missed() -> None:
+    model = graph_from("g (float[2] x) => (float[2] y) { y = Clip (x, , x) }")
+    assert list(misfits(model)) == []
+    model.graph[0].replace_input_with(0, None)
+    assert [found.reason for found in misfits(model)] == ["needs its input 0"]
