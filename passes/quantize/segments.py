@@ -156,9 +156,9 @@ def _fetched(names: Sequence[str], kept: Sequence[str]) -> list[str]:
 
 
 def _fits(shapes: Mapping[str, tuple[int, ...]], planned: Mapping[str, tuple[int, ...]]) -> bool:
-    """Return whether no axis of `shapes` is clearly longer than in `planned`."""
+    """Return whether no axis of `shapes` is clearly longer than in `planned`, nor the number of axes another."""
     return all(
-        size <= _GROWTH * most
+        len(shape) == len(planned[name])
+        and all(size <= _GROWTH * most for size, most in zip(shape, planned[name], strict=True))
         for name, shape in shapes.items()
-        for size, most in zip(shape, planned[name], strict=True)
     )

@@ -108,3 +108,11 @@ def test_a_segments_values_are_freed_before_the_next_runs() -> None:
     next(run)
     assert second == {}
     assert set(first) == {"x"}
+
+
+def test_a_sample_with_another_number_of_axes_is_planned_for_anew() -> None:
+    model = graph_from(CHAIN)
+    model.graph.inputs[0].shape = None
+    segments = Segments(ExposedGraph(model, wanted=NAMES, threads=1), NAMES, 512)
+    for x in (random_array(4, 16), random_array(2, 4, 16)):
+        np.testing.assert_allclose(values_of(segments, x=x)["a"], np.tanh(x), atol=1e-6)
