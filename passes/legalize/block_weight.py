@@ -185,6 +185,8 @@ def block_weight_of(node: ir.Node, index: int) -> BlockWeight | None:
     zero = input_at(dequantize, 2)
     if codes is None or scales is None or codes.dtype.name not in _BITS or len(codes.shape) != 2:
         return None
+    if integer(dequantize, "output_dtype", 0) not in (0, int(scales.dtype)):
+        return None  # the operators yield what the scales are
     zeros = constant_tensor(zero)
     if zero is not None and zeros is None:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -185,3 +187,12 @@ def test_unsigned_codes_without_zero_points_are_counted_from_0(bits: int) -> Non
     after, _ = lower(model)
     assert counts(after) == {"MatMulNBits": 1}
     assert difference(model, after, x=random_array(5, 64, seed=1)) < 2e-6
+
+
+def test_codes_that_become_another_type_than_their_scales_stay() -> None:
+    text = "d = DequantizeLinear <axis = 0, block_size = 16, output_dtype = 1> (w, s) y = MatMul (x, d)"
+    model = graph_from(f"g (float[B,64] x, uint8[64,48] w, float16[4,48] s) => (float[B,48] y) {{ {text} }}")
+    model = add_weights(model, w=np.zeros((64, 48), np.uint8), s=np.ones((4, 48), np.float16))
+    runtime = replace(RUNTIME, kernel_types={f"com.microsoft::{name}": frozenset({"FLOAT16"}) for name in NAMES})
+    after, _ = Pipeline((LowerBlockWeights(),)).run(model, context=Context(runtime))
+    assert counts(after) == {"DequantizeLinear": 1, "MatMul": 1}
