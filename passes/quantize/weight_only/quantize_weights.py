@@ -31,6 +31,10 @@ _LEAST_OPSET = 21
 """DequantizeLinear has blocks, and INT4 and UINT4, from this opset on."""
 
 
+_GREATEST = 1e30
+"""Sums over a block of larger numbers overflow float32."""
+
+
 class _Unfit(Exception):
     """This weight can't be quantized, and why."""
 
@@ -184,8 +188,8 @@ def _quantized(site: Site, grid: Grid, method: str, statistics: InputStatistics 
     scales = np.empty((count, columns), np.float32)
     zeros = None if grid.symmetric else np.empty((count, columns), np.uint8)
     for start, panel in panels(site.tensor, site.axis):
-        if not np.isfinite(panel).all():
-            raise _Unfit(f"its weight '{site.value.name}' has entries that are not finite")
+        if not np.abs(panel).max(initial=0.0) <= _GREATEST:  # so for NaN too
+            raise _Unfit(f"its weight '{site.value.name}' has entries that are not finite, or beyond {_GREATEST:g}")
         part = quantizer(panel)
         place = slice(start, start + panel.shape[1])
         by_column[:, place], scales[:, place] = part.codes, part.scales

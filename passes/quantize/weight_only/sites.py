@@ -68,7 +68,7 @@ class Site:
             return f"its weight '{self.value.name}' is {self.tensor.dtype.name.lower()}, not float"
         if len({use.axis for use in self.uses}) > 1:
             return f"its weight '{self.value.name}' is summed over along both axes"
-        if len({use.node.graph for use in self.uses}) > 1:
+        if len({node.graph for node in (*(use.node for use in self.uses), *self.value.consumers())}) > 1:
             return f"its weight '{self.value.name}' is read in several graphs"
         if self.tensor.size < LEAST_ELEMENTS:
             return f"its weight '{self.value.name}' has only {self.tensor.size} elements"

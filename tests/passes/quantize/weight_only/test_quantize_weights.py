@@ -183,7 +183,7 @@ def test_refusals(declared: str, body: str, reason: str) -> None:
     assert counts(after) == counts(model)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -3e38])
 def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
     model = product()
     array = random_array(64, 48)
@@ -191,7 +191,7 @@ def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
     model.graph.initializers["w"].const_value = ir.Tensor(array, name="w")
     after, result = quantize(model)
     assert not result.applied
-    assert reasons(result) == ["its weight 'w' has entries that are not finite"]
+    assert reasons(result) == ["its weight 'w' has entries that are not finite, or beyond 1e+30"]
     assert counts(after) == {"MatMul": 1}
 
 
@@ -329,3 +329,15 @@ def test_gptq_without_any_samples_is_an_error() -> None:
     model = add_weights(graph_from(TWICE), a=random_array(64, 64), b=random_array(64, 64))
     with pytest.raises(UsageError, match="needs samples"):
         Pipeline((QuantizeWeights(method="gptq"),)).run(model)
+
+
+def test_a_weight_that_a_branch_reads_and_a_transpose_around_it_is_refused() -> None:
+    text = """g (float[N,64] x, float[64,64] w, bool c, int64[N] i) => (float[N,64] y) {
+        t = Transpose <perm = [1, 0]> (w)
+        y = If (c) <then_branch = a () => (float[N,64] q) { g = Gather (w, i) q = MatMul (g, t) },
+                    else_branch = b () => (float[N,64] r) { r = Relu (x) }>
+    }"""
+    model = add_weights(graph_from(text), w=random_array(64, 64))
+    after, result = quantize(model)
+    assert counts(after) == counts(model)
+    assert reasons(result) == ["its weight 'w' is read in several graphs"]
