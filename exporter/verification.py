@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.artifacts import find_artifacts
@@ -15,9 +16,11 @@ from exporter.jobs import user_gates
 from exporter.lowering import artifact_accuracy
 from exporter.original import read_original
 from exporter.packaging import summed_up
+from exporter.precisions import AUTO
 from exporter.recipe import Recipe, TargetRequest, checked
 from exporter.report.progress import Progress, make_progress
 from exporter.results import ArtifactReport, BuildReport, StageAccuracy, Verdict
+from exporter.search.margins import JUDGED_AS, auto_gates
 from passes.errors import ArtifactRefused, ExitCode, UsageError
 from targets.base import PRECISIONS, Artifact, Precision
 
@@ -51,7 +54,7 @@ def verify(
             threads=threads,
         )
     )
-    judges = user_gates(recipe, {precision_of(artifact) for artifact in artifacts})
+    judges = user_gates(recipe, {AUTO if _is_auto(artifact) else precision_of(artifact) for artifact in artifacts})
     for gate in judges:
         if GATES[gate.name].exit_code is not ExitCode.ACCURACY:
             raise UsageError(f"The gate '{gate}' is not about accuracy.", hint="'graphwright bench' measures speed.")
@@ -64,8 +67,14 @@ def verify(
         for title, artifact in titled(artifacts).items():
             if artifact.manifest.source_sha256 not in ("", original.sha256):
                 notes.append(f"{title} was built from another source than {against}: its recorded hash differs.")
+            is_auto = _is_auto(artifact)  # judged as the build that chose it did
             accuracy = artifact_accuracy(
-                artifact, original, title=title, precision=precision_of(artifact), progress=display
+                artifact,
+                replace(original, gates=auto_gates(judges)) if is_auto else original,
+                title=title,
+                precision=precision_of(artifact),
+                progress=display,
+                judged_as=JUDGED_AS if is_auto else None,
             )
             reports.append(_report(artifact, accuracy, recipe))
     return summed_up(
@@ -103,6 +112,11 @@ def precision_of(artifact: Artifact) -> Precision:
         if precision == artifact.manifest.precision:
             return precision
     raise ArtifactRefused(f"The manifest of {artifact.path} names no known precision: {artifact.manifest.precision}")
+
+
+def _is_auto(artifact: Artifact) -> bool:
+    """Return whether the artifact's precision was chosen by a search."""
+    return AUTO in artifact.manifest.details
 
 
 def _report(artifact: Artifact, accuracy: StageAccuracy, recipe: Recipe) -> ArtifactReport:

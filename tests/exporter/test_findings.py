@@ -94,6 +94,16 @@ def test_nothing_is_concluded_on_a_busy_machine():
     assert finding.kind == DISTURBED
 
 
+def test_a_profiler_that_fails_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("the counters are off")
+
+    monkeypatch.setattr("targets.onnxruntime.profile.profile_artifact", failing)
+    (finding,) = benched(built(tmp_path, "onnxruntime", slow_convolutions)).findings
+    assert any("ran in float (conv_0" in reason for reason in finding.reasons)
+    assert not any("of its time" in reason for reason in finding.reasons)
+
+
 def test_other_targets_are_no_rivals():
     other = replace(timed("fp32", 1.0), target="openvino")
     int8 = timed("int8", 20.0, ("openvino fp32", 1.0))

@@ -246,3 +246,31 @@ def test_a_gate_on_quantized_speed_is_not_passed_by_a_float_choice(
     assert [gate.verdict for gate in artifact.gates] == [exporter.Verdict.NOT_RUN]
     assert artifact.exit_code is ExitCode.NOT_RUN
     assert "the search chose fp32" in artifact.gates[0].reason
+
+
+def test_verify_holds_the_artifact_to_the_gates_that_the_build_did(files: dict[str, Any], tmp_path: Path) -> None:
+    gates = ("auto:sqnr_db=25",)
+    made = build(files, tmp_path, gates=gates)
+    given = {"against": files["source"], "samples": files["samples"]}
+    checked = exporter.verify(tmp_path / "out", gates=gates, **given).artifacts[0]
+    assert made.accuracy is not None
+    assert checked.accuracy is not None
+    assert checked.accuracy.gates == made.accuracy.gates
+    assert exporter.verify(tmp_path / "out", gates=("auto:sqnr_db=290",), **given).exit_code is ExitCode.ACCURACY
+    with pytest.raises(UsageError, match="no precision and no target"):
+        exporter.verify(tmp_path / "out", gates=("int8:sqnr_db=25",), **given)
+
+
+def test_a_half_precision_choice_is_judged_by_one_row_throughout(
+    files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, {"int8": 9.0, "kept": 0.2, "fp32": 4.0, "fp16": 1.0})
+    settings = {**files, "targets": "onnxruntime", "precisions": "auto", "search_cache": str(tmp_path / "cache")}
+    report = exporter.build(out=tmp_path / "out", speed_seconds=0.0, **settings)
+    (stage,) = [stage for stage in report.stages if stage.stage.startswith("fp16 for")]
+    wanted = {gate.name: gate.threshold for gate in stage.gates}
+    assert report.artifacts[0].accuracy is not None
+    assert wanted == {gate.name: gate.threshold for gate in report.artifacts[0].accuracy.gates}
+    checked = exporter.verify(tmp_path / "out", against=files["source"], samples=files["samples"]).artifacts[0]
+    assert checked.accuracy is not None
+    assert wanted == {gate.name: gate.threshold for gate in checked.accuracy.gates}
