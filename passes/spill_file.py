@@ -37,9 +37,12 @@ class SpillFile:
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset` on."""
         assert self._file is not None
-        data = os.pread(self._file.fileno(), count, offset)
+        data = b""
         while len(data) < count:  # the kernel returns at most 2 GiB at once
-            data += os.pread(self._file.fileno(), count - len(data), offset + len(data))
+            piece = os.pread(self._file.fileno(), count - len(data), offset + len(data))
+            if not piece:
+                raise OSError(f"A temporary file of weights ends {count - len(data)} bytes too early.")
+            data += piece
         return data
 
 
