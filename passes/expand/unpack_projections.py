@@ -26,7 +26,7 @@ class UnpackProjections(Pass):
     The opposite of `pack-qkv`, for runtimes that gain nothing from one large product. W [K, N] and b [N] are constants;
     the parts of W are read when the model is saved, some rows at a time, and are the matrices that were packed before,
     where they were packed in the same run.
-    Refuses when the product has another reader than the Split, or the Split's sizes or axis are not known.
+    Refuses when the product has another reader than the Split or lies in another graph, or the Split's sizes or axis are not known.
     """
 
     name: ClassVar[str] = "unpack-projections"
@@ -62,7 +62,9 @@ def _unpack(node: ir.Node, facts: ShapeFacts, recorder: Recorder, editor: Editor
 
 def _refusal(node: ir.Node, packed: Projection, widths: Sequence[int], facts: ShapeFacts) -> str:
     for made, reader in zip(packed.nodes, (*packed.nodes[1:], node), strict=True):
-        reason = other_readers(made.outputs[0], reader)
+        is_around = made.graph is not node.graph  # in a loop it would be computed at each trip
+        reason = f"'{made.outputs[0].name}' is made in another graph" if is_around else ""
+        reason = reason or other_readers(made.outputs[0], reader)
         if reason:
             return reason
     weight = facts.shape(packed.weight)

@@ -133,3 +133,13 @@ def test_the_sizes_of_an_early_opset_are_an_attribute() -> None:
     model = add_weights(graph_from(text, opset=11), **WEIGHTS)
     after, _ = rewrite(model, UnpackProjections(), feeds=({"x": random_array(2, 4, 6)},))
     assert counts(after) == {"MatMul": 2}
+
+
+def test_a_product_around_a_loop_is_not_moved_into_it() -> None:
+    text = """g (float[2,6] x, int64 n, float[6,8] w) => (float[2,6] z, float[K,2,4] r) {
+        y = MatMul (x, w)
+        z, r = Loop (n, , x) <body = b (int64 i, bool c, float[2,6] s) => (bool d, float[2,6] t, float[2,4] g) {
+            d = Identity (c) t = Neg (s) g, h = Split <axis = -1, num_outputs = 2> (y) }>
+    }"""
+    feeds = [{"x": random_array(2, 6, seed=9), "n": np.array(2)}]
+    assert_refused(text, "unpack-projections", "another graph", weights={"w": WEIGHTS["w"]}, feeds=feeds)
