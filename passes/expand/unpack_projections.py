@@ -26,7 +26,8 @@ class UnpackProjections(Pass):
     The opposite of `pack-qkv`, for runtimes that gain nothing from one large product. W [K, N] and b [N] are constants;
     the parts of W are read when the model is saved, some rows at a time, and are the matrices that were packed before,
     where they were packed in the same run.
-    Refuses when the product has another reader than the Split or lies in another graph, or the Split's sizes or axis are not known.
+    Refuses when the product has another reader than the Split or lies in another graph, or the Split's sizes or axis
+    are not known.
     """
 
     name: ClassVar[str] = "unpack-projections"
