@@ -16,6 +16,7 @@ from exporter.jobs import user_gates
 from exporter.precisions import need_calibration, use_samples
 from exporter.recipe import Recipe
 from exporter.report.progress import Progress
+from exporter.sample_hash import hash_of_samples
 from exporter.samples import Samples, dims_from_samples, load_samples, missing_calibration_error, samples_from_example
 from exporter.sources import open_source
 from exporter.sources.base import Feeds, Source
@@ -66,7 +67,7 @@ def read_original(
     held_out = given.fitting(inputs) if given is not None else _example(source)
     calibration = calibration.fitting(inputs) if calibration is not None else None
     notes = [] if given is not None else ["Verified on the source's own example only: give --samples for more."]
-    if calibration is not None and recipe.calibration == recipe.samples:
+    if calibration is not None and given is not None and hash_of_samples(calibration) == hash_of_samples(held_out):
         notes.append("Calibration and held-out samples are the same: the accuracy of low precisions is optimistic.")
     example = source.example()
     traced = {value.shape[0] for value in example.values() if value.ndim} if example is not None else set()

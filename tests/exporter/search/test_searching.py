@@ -274,3 +274,10 @@ def test_a_half_precision_choice_is_judged_by_one_row_throughout(
     checked = exporter.verify(tmp_path / "out", against=files["source"], samples=files["samples"]).artifacts[0]
     assert checked.accuracy is not None
     assert wanted == {gate.name: gate.threshold for gate in checked.accuracy.gates}
+
+
+def test_held_out_samples_that_the_search_saw_are_told(files: dict[str, Any], tmp_path: Path) -> None:
+    copy = ruined_samples(tmp_path / "copy", seed=2)
+    settings = {**files, "targets": "onnxruntime", "precisions": "auto", "search_cache": str(tmp_path / "cache")}
+    report = exporter.build(out=tmp_path / "out", speed_seconds=0.0, **{**settings, "samples": str(copy)})
+    assert any("Calibration and held-out samples are the same" in note for note in report.notes)
