@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def lower(job: Job, graphs: Graphs, original: Original, *, staging: Path, work: 
         folder.mkdir(parents=True)
         artifact = making.artifact(legal, folder)
     except GraphwrightError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         return Lowered(job, blocked(job, error), pipeline=making.pipeline, stages=stages)
     finally:
         progress.done()
@@ -121,6 +122,13 @@ class ArtifactMaking:
         self.pipeline = report if self.pipeline is None else _joined(self.pipeline, report)
         self.seconds += report.seconds
         return rewritten
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, and its target's when no other artifact lies there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 def artifact_accuracy(

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from passes.base import Pass, PassResult
 
 LOSSY: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"convert-fp16": (1e-2, 1e-3), "convert-bf16": (5e-2, 1e-2), "quantize-static": (5e-2, 2e-2)}
+    {
+        "convert-fp16": (1e-2, 1e-3),
+        "convert-bf16": (5e-2, 1e-2),
+        "quantize-dynamic": (5e-2, 2e-2),
+        "quantize-fp8": (5e-2, 2e-2),
+        "quantize-static": (5e-2, 2e-2),
+        "quantize-weights": (1e-2, 1e-3),
+    }
 )
 """Passes that are meant to move results, with the tolerances (relative, absolute) of the passes after them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 from collections.abc import Iterator
@@ -241,7 +242,8 @@ def save_model(model: ir.Model, path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error}", hint=hint) from error
     finally:
         for file in temporary:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a read-only file system refuses even to remove what is not there
+                file.unlink(missing_ok=True)
 
 
 def _bytes_of(model: ir.Model) -> bytes:

@@ -26,6 +26,12 @@ INTERRUPTED = 130
 PIPE_CLOSED = 141
 """128 + SIGPIPE: the reader of our output went away, as `| head` does; what was built is complete."""
 
+_UNWRITABLE = {
+    errno.ENOSPC: "Free disk space.",
+    errno.EDQUOT: "Free disk space, or raise the quota.",
+    errno.EROFS: "Choose a folder on a file system that can be written.",
+}
+
 _COMMANDS = {
     "build": "Trace, optimize, quantize, lower and verify a model.",
     "optimize": "Rewrite an ONNX file by passes.",
@@ -86,9 +92,12 @@ class _LazyGroup(click.Group):
                 raise
             ctx.exit(PIPE_CLOSED)  # rich's Console turns a closed pipe into exit code 1
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                _silence_stdout()
-                _report_error(f"The output cannot be written: {error.strerror}.", "Free disk space.", ExitCode.USAGE)
+            if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+                if error.errno == errno.ENOSPC:
+                    _silence_stdout()
+                where = f" ({error.filename})" if error.filename else ""
+                message = f"The output cannot be written: {error.strerror}{where}."
+                _report_error(message, _UNWRITABLE[error.errno], ExitCode.USAGE)
                 ctx.exit(int(ExitCode.USAGE))
             traceback.print_exc()
             _report_error(

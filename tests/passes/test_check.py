@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from passes.base import Context, Pass, PassResult
-from passes.catalogue import default_pipeline
-from passes.check import CheckNumerics, is_ill_conditioned
+from passes.catalogue import PASSES, default_pipeline
+from passes.check import LOSSY, CheckNumerics, is_ill_conditioned
 from passes.comparison import difference
 from passes.editing import remove_node
 from passes.errors import BadModel, PassBroken
@@ -364,3 +364,7 @@ def test_only_a_finite_move_as_large_as_the_graphs_own_is_rounding(new: np.ndarr
     model = add_weights(graph_from(_AMPLIFIER.replace("[4]", "[2]")), b=np.zeros(1, np.float32))
     feed = {"x": np.float32([1, 2])}
     assert is_ill_conditioned(model, feed, {"y": np.float32([0.5, 0.5])}, {"y": new}) is is_rounding
+
+
+def test_every_pass_that_lowers_precision_is_meant_to_move_results() -> None:
+    assert set(LOSSY) == {name for name in PASSES if name.startswith(("convert-", "quantize-"))}

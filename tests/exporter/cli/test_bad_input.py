@@ -274,3 +274,26 @@ def test_a_folder_that_takes_no_file_is_not_a_full_disk(model: Path) -> None:
     assert done.exit_code == 2
     assert "Choose another folder" in done.output
     assert "Free disk space" not in done.output
+
+
+def test_a_file_system_that_takes_no_writes_is_no_defect_of_ours(model: Path, tmp_path: Path) -> None:
+    code = (
+        "import errno, pathlib, passes.serialization as files\n"
+        "def refuse(*args, **options):\n"
+        "    raise OSError(errno.EROFS, 'Read-only file system', '/away/m.onnx')\n"
+        "files._externalize = pathlib.Path.unlink = refuse\n"
+        "from exporter.cli import main\n"
+        f"main(['optimize', {str(model)!r}, '-o', {str(tmp_path / 'o' / 'm.onnx')!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Read-only file system" in done.stderr
+    assert "defect" not in done.stderr
+
+
+def test_a_build_may_follow_one_whose_target_could_not_run(model: Path, samples: Path, tmp_path: Path) -> None:
+    out, common = tmp_path / "out", ("--samples", samples, "--speed-seconds", "0")
+    assert run("build", model, "-o", out, "--target", "onnxruntime:provider=cuda", *common).exit_code == 6
+    assert not (out / "onnxruntime").exists()
+    assert run("build", model, "-o", out, *common).exit_code == 0
