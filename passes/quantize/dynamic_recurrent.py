@@ -44,7 +44,7 @@ def quantize_lstm(
     magnitude = 127 if context.capabilities.quantization.weight_bits == 8 else 63
     quantized = [_quantized(node, index, granularity, magnitude) for index in (1, 2)]
     measured = _measured_db(node, quantized, context)
-    if measured < least_sqnr_db:
+    if not measured >= least_sqnr_db:  # NaN is no accuracy
         recorder.refuse(node, f"alone on random data it keeps {measured:.1f} dB only", rule)
         return
     if not recorder.may_apply(node, rule):

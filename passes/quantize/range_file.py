@@ -65,8 +65,11 @@ def load_ranges(file: Path, *, made_from: Mapping[str, str]) -> Ranges | None:
 
 def _range(entry: dict[str, Any]) -> ActivationRange:
     channels = entry.pop("channels")
+    for name, value in entry.items():
+        if not isinstance(value, int | float) and not (name == "magnitude" and value is None):
+            raise ValueError(f"'{name}' is {value!r}")
     if channels is None:
         return ActivationRange(**entry)
     rows: int = channels.pop("rows")
-    columns: dict[str, tuple[float, ...]] = {name: tuple(column) for name, column in channels.items()}
+    columns: dict[str, tuple[float, ...]] = {name: tuple(map(float, column)) for name, column in channels.items()}
     return ActivationRange(**entry, channels=ChannelRanges(rows=rows, **columns))

@@ -103,6 +103,16 @@ def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
         ranges_of(tmp_path, cache)
 
 
+def test_a_cache_with_text_for_a_number_is_refused(tmp_path: Path) -> None:
+    cache = tmp_path / "cache.json"
+    ranges_of(tmp_path, cache)
+    content = json.loads(cache.read_text())
+    content["ranges"]["a"]["low"] = "abc"
+    cache.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="is not a calibration cache: 'low' is 'abc'"):
+        ranges_of(tmp_path, cache)
+
+
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
