@@ -11,7 +11,7 @@ from passes.base import Context, Pass, PassResult
 from passes.editing import Editor
 from passes.errors import UsageError
 from passes.quantize.fp8_weights import GREATEST, fp8_weight
-from passes.quantize.scheme import LEAST_SCALE, Granularity
+from passes.quantize.scheme import LEAST_SCALE, Granularity, check_ranges
 from passes.quantize.weighted import Weight, is_constant, weight_of
 
 if TYPE_CHECKING:
@@ -69,16 +69,7 @@ def _check(model: ir.Model, context: Context) -> None:
             f"{context.capabilities.name} has no fp8 products, so there is nothing to quantize for it.",
             hint="Quantize for a target that runs fp8, such as tensorrt:sm=89, or build another precision.",
         )
-    opset = model.opset_imports.get("", _LEAST_OPSET)
-    if opset < _LEAST_OPSET:
-        raise UsageError(
-            f"The graph has opset {opset}; fp8 Q/DQ needs {_LEAST_OPSET}.", hint="Run the pass upgrade-opset first."
-        )
-    if not context.ranges:
-        raise UsageError(
-            f"{QuantizeFp8.name} needs calibrated ranges, and there are none.",
-            hint="Give representative inputs with --calibration.",
-        )
+    check_ranges(model, context, name=QuantizeFp8.name, least_opset=_LEAST_OPSET)
 
 
 def _obstacle(weight: Weight | None, context: Context) -> str:

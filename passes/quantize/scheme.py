@@ -11,6 +11,9 @@ from passes.errors import UsageError
 from passes.quantize.ranges import ActivationRange
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from passes.base import Context
     from passes.capabilities import ActivationType, Capabilities, QuantizationSupport
 
 Granularity = Literal["channel", "tensor"]
@@ -91,6 +94,21 @@ def scheme_from_capabilities(
         weight_magnitude=127 if support.weight_bits == 8 else 63,
         support=support,
     )
+
+
+def check_ranges(model: ir.Model, context: Context, *, name: str, least_opset: int) -> None:
+    """Raise UsageError where the pass `name` lacks calibrated ranges, or the graph an opset that has its Q/DQ."""
+    opset = model.opset_imports.get("", least_opset)
+    if opset < least_opset:
+        raise UsageError(
+            f"The graph has opset {opset}; the Q/DQ of {name} needs {least_opset}.",
+            hint="Run the pass upgrade-opset first.",
+        )
+    if not context.ranges:
+        raise UsageError(
+            f"{name} needs calibrated ranges, and there are none.",
+            hint="Give representative inputs with --calibration.",
+        )
 
 
 def activation_parameters(covered: ActivationRange, scheme: QuantScheme) -> QuantParameters:

@@ -11,7 +11,7 @@ from passes.base import Context, Pass, PassResult, node_label
 from passes.errors import UsageError
 from passes.quantize.insertion import write
 from passes.quantize.placement import place
-from passes.quantize.scheme import Granularity, scheme_from_capabilities
+from passes.quantize.scheme import Granularity, check_ranges, scheme_from_capabilities
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,16 +55,7 @@ class QuantizeStatic(Pass):
             correct_bias=self.correct_bias,
             least_sqnr_db=self.least_sqnr_db,
         )
-        opset = model.opset_imports.get("", _LEAST_OPSET)
-        if opset < _LEAST_OPSET:
-            raise UsageError(
-                f"The graph has opset {opset}; per-channel Q/DQ needs {_LEAST_OPSET}.", hint="Convert its opset first."
-            )
-        if not context.ranges:
-            raise UsageError(
-                f"{self.name} needs calibrated ranges, and there are none.",
-                hint="Give representative inputs with --calibration.",
-            )
+        check_ranges(model, context, name=self.name, least_opset=_LEAST_OPSET)
         _check_known(model.graph, self.keep)
         if any(value.dtype is None for node in model.graph for value in node.outputs):
             from onnx_ir.passes.common import ShapeInferencePass
